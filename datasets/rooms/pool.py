@@ -1,0 +1,179 @@
+"""A pool of rendered rooms on the training device, from which batches are drawn without further work of the host."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from scenediff.datasets.photometric import photograph
+from scenediff.datasets.rooms.stream import RoomBatch
+from scenediff.forward import Observation
+from scenediff.losses import TrainingBatch
+from scenediff.renderers.cameras import CameraView, perspective_cameras, relative_to
+
+
+@dataclass(frozen=True)
+class DrawConfig:
+    """How training batches are drawn from groups of views.
+
+    Attributes:
+        size: resolution of the diffusion, pixels; the photo keeps the pool's.
+        target_rays, novel_rays: rays of the target and of the novel view that are scored.
+        context_as_novel: share of elements whose novel view is the photo's own.
+        two_contexts: share of batches with a second context view.
+        photometric: strength of the photographic effects.
+    """
+
+    size: int = 64
+    target_rays: int = 2048
+    novel_rays: int = 2048
+    context_as_novel: float = 0.2
+    two_contexts: float = 0.15
+    photometric: float = 1.0
+
+
+@dataclass(frozen=True)
+class RoomTruth:
+    """True depths for optional regularizers: (batch, 1, size, size), metres."""
+
+    context_depth: Tensor
+    target_depth: Tensor
+
+
+class GroupPool:
+    """A ring of view groups in the device's memory.
+
+    Args:
+        capacity: groups that it holds; older ones are overwritten.
+        device: where batches are drawn.
+        depth_size: resolution at which depths are kept.
+    """
+
+    def __init__(self, capacity: int, device: torch.device | str, depth_size: int = 64):
+        self.capacity, self.device, self.depth_size = capacity, torch.device(device), depth_size
+        self.filled, self.written = 0, 0
+        self._lock = threading.Lock()
+        self._tensors: dict[str, Tensor] = {}
+
+    def add(self, batch: RoomBatch) -> None:
+        """Copies groups into the ring."""
+        depths = torch.from_numpy(np.ascontiguousarray(batch.depths)).to(self.device)
+        new = {
+            "images": torch.from_numpy(np.ascontiguousarray(batch.images)).to(self.device),
+            "depths": median_pool(depths.float(), depths.shape[-1] // self.depth_size).half(),
+            "rotation": torch.from_numpy(np.array(batch.rotation)).to(self.device),
+            "translation": torch.from_numpy(np.array(batch.translation)).to(self.device),
+            "focal_length": torch.from_numpy(np.array(batch.focal_length)).to(self.device),
+            "principal": torch.from_numpy(np.array(batch.principal)).to(self.device),
+        }
+        count = len(depths)
+        with self._lock:
+            if not self._tensors:
+                self._tensors = {
+                    name: torch.empty(self.capacity, *value.shape[1:], dtype=value.dtype, device=self.device)
+                    for name, value in new.items()
+                }
+            slots = (self.written + torch.arange(count, device=self.device)) % self.capacity
+            for name, value in new.items():
+                self._tensors[name][slots] = value
+            self.written += count
+            self.filled = min(self.capacity, self.written)
+
+    def draw(self, batch: int, config: DrawConfig, generator: torch.Generator) -> TrainingBatch:
+        """A batch of context, target and novel views in random roles, the context's camera as the world.
+
+        Args:
+            generator: of the pool's device.
+        """
+        if not self.filled:
+            raise ValueError("the pool is empty: add groups before drawing from it")
+        with self._lock:
+            group = torch.randint(self.filled, (batch,), generator=generator, device=self.device)
+            views = self._tensors["images"].shape[1]
+            order = torch.rand(batch, views, generator=generator, device=self.device).argsort(1)[:, :4]
+            if order.shape[1] < 3:
+                raise ValueError(f"groups need at least 3 views, got {views}")
+            picked = {name: value[group[:, None], order] for name, value in self._tensors.items()}
+        picked = _mirrored(picked, torch.rand(batch, generator=generator, device=self.device) < 0.5)
+        images = picked["images"].permute(0, 1, 4, 2, 3).float() / 127.5 - 1  # (batch, roles, 3, S, S)
+        two = order.shape[1] > 3 and torch.rand((), generator=generator, device=self.device) < config.two_contexts
+        sensors = (0, 3) if two else (0,)
+        images = photograph(images, sensor_views=sensors, generator=generator, strength=config.photometric)
+        return _assemble(images, picked, two, config, generator)
+
+
+def median_pool(depth: Tensor, factor: int) -> Tensor:
+    """(..., height, width) -> coarser by `factor`: the lower median of each block, which never mixes two surfaces."""
+    if factor <= 1:
+        return depth
+    blocks = depth.unfold(-2, factor, factor).unfold(-2, factor, factor)
+    return blocks.flatten(-2).median(dim=-1).values
+
+
+def _assemble(
+    images: Tensor, picked: dict[str, Tensor], two: bool, config: DrawConfig, generator: torch.Generator
+) -> TrainingBatch:
+    batch, _, _, size, _ = images.shape
+    coarse = functional.avg_pool2d(images[:, 1:3].flatten(0, 1), size // config.size).unflatten(0, (batch, 2))
+    world = _cameras(picked, 0)
+    cameras = [relative_to(_cameras(picked, role), world) for role in range(images.shape[1])]
+    own = (torch.rand(batch, generator=generator, device=images.device) < config.context_as_novel)[:, None, None, None]
+    context_coarse = functional.avg_pool2d(images[:, 0], size // config.size)
+    novel_image = torch.where(own, context_coarse, coarse[:, 1])
+    novel_cameras = _select(own.flatten(), cameras[0], cameras[2])
+    square = (config.size, config.size)
+    context = [Observation(images[:, role], CameraView(cameras[role], (size, size))) for role in ((0, 3) if two else (0,))]
+    return TrainingBatch(
+        context=context,
+        target=Observation(coarse[:, 0], CameraView(cameras[1], square)),
+        scored_target=_random_rays(coarse[:, 0], cameras[1], config.target_rays, generator),
+        novel=_random_rays(novel_image, novel_cameras, config.novel_rays, generator),
+        truth=RoomTruth(picked["depths"][:, 0, None].float(), picked["depths"][:, 1, None].float()),
+    )
+
+
+def _random_rays(image: Tensor, cameras, count: int, generator: torch.Generator) -> Observation:
+    batch, channels, height, width = image.shape
+    order = torch.rand(batch, height * width, generator=generator, device=image.device)
+    index = order.topk(min(count, height * width), dim=1).indices
+    pixels = torch.stack([index // width, index % width], dim=-1)
+    values = image.flatten(2).gather(2, index[:, None].expand(-1, channels, -1))[..., None]
+    return Observation(values, CameraView(cameras, (height, width), pixels))
+
+
+def _cameras(picked: dict[str, Tensor], role: int):
+    return perspective_cameras(
+        picked["rotation"][:, role], picked["translation"][:, role], picked["focal_length"][:, role],
+        picked["principal"][:, role],
+    )
+
+
+def _select(condition: Tensor, first, second):
+    def choose(name: str) -> Tensor:
+        a, b = getattr(first, name), getattr(second, name)
+        return torch.where(condition.view(-1, *[1] * (a.ndim - 1)), a, b)
+
+    return perspective_cameras(choose("R"), choose("T"), choose("focal_length"), choose("principal_point"))
+
+
+def _mirrored(picked: dict[str, Tensor], flip: Tensor) -> dict[str, Tensor]:
+    """Left and right exchanged, in images and geometry, for the chosen elements."""
+    mirror = picked["rotation"].new_tensor([-1.0, 1.0, 1.0])
+
+    def where(flipped: Tensor, value: Tensor) -> Tensor:
+        return torch.where(flip.view(-1, *[1] * (value.ndim - 1)), flipped, value)
+
+    return {
+        "images": where(picked["images"].flip(3), picked["images"]),
+        "depths": where(picked["depths"].flip(3), picked["depths"]),
+        # x_cam = x_world R + T with both worlds mirrored: M R M and T M
+        "rotation": where(picked["rotation"] * mirror[:, None] * mirror, picked["rotation"]),
+        "translation": where(picked["translation"] * mirror, picked["translation"]),
+        "focal_length": picked["focal_length"],
+        "principal": where(picked["principal"] * mirror[:2], picked["principal"]),
+    }

@@ -1,0 +1,136 @@
+"""Bilinear look-ups of image-aligned features at scattered points, the renderer's memory-bound inner step.
+
+On the CPU this is `torch.nn.functional.grid_sample`. On a CUDA device a Triton kernel reads the map with its
+channels last, so that a point's channels are neighbours in memory; it keeps bfloat16 maps in bfloat16 under
+autocast and scatters gradients in float32. Both have the same values and gradients with respect to the map.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+try:
+    import triton
+    from triton import language as tl
+except ImportError:  # Triton has no wheels for some platforms; CUDA tensors then use grid_sample as well
+    triton = None
+
+
+def sample_map(image_map: Tensor, grid: Tensor) -> Tensor:
+    """Looks a map up at points; coordinates outside are clamped to the border's pixel centres.
+
+    Args:
+        image_map: (batch, channels, height, width).
+        grid: (batch, points, 2) x, y in [-1, 1] from the image's left/top to its right/bottom EDGE; gradients with
+            respect to it are only kept if it requires them, at grid_sample's speed.
+
+    Returns:
+        (batch, points, channels), of the map's dtype.
+    """
+    if image_map.is_cuda and triton is not None and not grid.requires_grad and grid.shape[1]:
+        return _GatherBilinear.apply(image_map, grid)
+    return gather_reference(image_map, grid)
+
+
+def gather_reference(image_map: Tensor, grid: Tensor) -> Tensor:
+    """The same by `grid_sample`: any device, differentiable in the grid too."""
+    with torch.autocast(image_map.device.type, enabled=False):
+        values = functional.grid_sample(
+            image_map, grid[:, None].to(image_map.dtype), mode="bilinear", padding_mode="border", align_corners=False
+        )
+    return values[:, :, 0].transpose(1, 2)
+
+
+if triton is not None:
+
+    @triton.jit
+    def _corners(grid_ptr, point, mask, height, width):
+        """Offsets of the four pixels around each point and the point's fractions between them."""
+        x = (tl.load(grid_ptr + 2 * point, mask=mask, other=0.0) + 1) * width * 0.5 - 0.5
+        y = (tl.load(grid_ptr + 2 * point + 1, mask=mask, other=0.0) + 1) * height * 0.5 - 0.5
+        x = tl.minimum(tl.maximum(x, 0.0), width - 1.0)
+        y = tl.minimum(tl.maximum(y, 0.0), height - 1.0)
+        left = tl.floor(x).to(tl.int32)
+        top = tl.floor(y).to(tl.int32)
+        right = tl.minimum(left + 1, width - 1)
+        bottom = tl.minimum(top + 1, height - 1)
+        return left, right, top, bottom, x - left, y - top
+
+    @triton.jit
+    def _gather_kernel(
+        map_ptr, grid_ptr, out_ptr, points, height, width, channels, BLOCK: tl.constexpr, WIDTH: tl.constexpr
+    ):
+        batch = tl.program_id(1).to(tl.int64)
+        point = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        mask = point < points
+        left, right, top, bottom, fx, fy = _corners(grid_ptr + batch * points * 2, point, mask, height, width)
+        channel = tl.arange(0, WIDTH)
+        keep = mask[:, None] & (channel < channels)[None, :]
+        base = map_ptr + batch * height * width * channels + channel[None, :]
+        a = tl.load(base + ((top * width + left) * channels)[:, None], mask=keep, other=0.0).to(tl.float32)
+        b = tl.load(base + ((top * width + right) * channels)[:, None], mask=keep, other=0.0).to(tl.float32)
+        c = tl.load(base + ((bottom * width + left) * channels)[:, None], mask=keep, other=0.0).to(tl.float32)
+        d = tl.load(base + ((bottom * width + right) * channels)[:, None], mask=keep, other=0.0).to(tl.float32)
+        upper = a + (b - a) * fx[:, None]
+        lower = c + (d - c) * fx[:, None]
+        value = upper + (lower - upper) * fy[:, None]
+        out = out_ptr + batch * points * channels + point[:, None] * channels + channel[None, :]
+        tl.store(out, value.to(out_ptr.dtype.element_ty), mask=keep)
+
+    @triton.jit
+    def _scatter_kernel(
+        grad_out_ptr, grid_ptr, grad_map_ptr, points, height, width, channels, BLOCK: tl.constexpr, WIDTH: tl.constexpr
+    ):
+        batch = tl.program_id(1).to(tl.int64)
+        point = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        mask = point < points
+        left, right, top, bottom, fx, fy = _corners(grid_ptr + batch * points * 2, point, mask, height, width)
+        channel = tl.arange(0, WIDTH)
+        keep = mask[:, None] & (channel < channels)[None, :]
+        out = grad_out_ptr + batch * points * channels + point[:, None] * channels + channel[None, :]
+        grad = tl.load(out, mask=keep, other=0.0).to(tl.float32)
+        base = grad_map_ptr + batch * height * width * channels + channel[None, :]
+        gx, gy = fx[:, None], fy[:, None]
+        tl.atomic_add(base + ((top * width + left) * channels)[:, None], grad * (1 - gx) * (1 - gy), mask=keep,
+                      sem="relaxed")
+        tl.atomic_add(base + ((top * width + right) * channels)[:, None], grad * gx * (1 - gy), mask=keep,
+                      sem="relaxed")
+        tl.atomic_add(base + ((bottom * width + left) * channels)[:, None], grad * (1 - gx) * gy, mask=keep,
+                      sem="relaxed")
+        tl.atomic_add(base + ((bottom * width + right) * channels)[:, None], grad * gx * gy, mask=keep,
+                      sem="relaxed")
+
+
+class _GatherBilinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, image_map: Tensor, grid: Tensor) -> Tensor:
+        batch, channels, height, width = image_map.shape
+        points = grid.shape[1]
+        last = image_map.permute(0, 2, 3, 1).contiguous()
+        grid = grid.float().contiguous()
+        out = torch.empty(batch, points, channels, dtype=image_map.dtype, device=image_map.device)
+        launch, block, lanes = _launch(batch, points, channels)
+        _gather_kernel[launch](last, grid, out, points, height, width, channels, BLOCK=block, WIDTH=lanes)
+        ctx.save_for_backward(grid)
+        ctx.map_shape, ctx.map_dtype = image_map.shape, image_map.dtype
+        return out
+
+    @staticmethod
+    def backward(ctx, grad_out: Tensor) -> tuple[Tensor, None]:
+        (grid,) = ctx.saved_tensors
+        batch, channels, height, width = ctx.map_shape
+        points = grid.shape[1]
+        grad = torch.zeros(batch, height, width, channels, dtype=torch.float32, device=grid.device)
+        launch, block, lanes = _launch(batch, points, channels)
+        _scatter_kernel[launch](
+            grad_out.contiguous(), grid, grad, points, height, width, channels, BLOCK=block, WIDTH=lanes
+        )
+        return grad.permute(0, 3, 1, 2).to(ctx.map_dtype), None
+
+
+def _launch(batch: int, points: int, channels: int) -> tuple[tuple[int, int], int, int]:
+    lanes = triton.next_power_of_2(channels)
+    block = max(16, min(512, 4096 // lanes))
+    return (triton.cdiv(points, block), batch), block, lanes

@@ -1,0 +1,325 @@
+"""The main forward model: a radiance field made of pixel-aligned features, rendered along PyTorch3D ray bundles.
+
+The signal is a set of views, each with a feature map, a log-depth map and its image. A world point is projected
+into every view (pixelNeRF, Yu et al. 2021, arXiv:2012.02190); what the views say there is averaged with learned
+weights; a small network turns it into density and colour. Colour is a learned blend of the field's own colour and
+the views' pixels (as in IBRNet, Wang et al. 2021, arXiv:2102.13090), so surfaces that a view saw keep that view's
+sharpness at any resolution. Samples are placed where the views' depth maps expect surfaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from pytorch3d.renderer import PerspectiveCameras, RayBundle
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scenediff.renderers.bilinear import sample_map
+from scenediff.renderers.cameras import CameraView
+from scenediff.renderers.rays import invert_cdf, log_spaced_edges, ray_bundle, stratified_quantiles
+
+
+@dataclass(frozen=True)
+class FieldView:
+    """One view that a field is made of; all tensors share the batch.
+
+    Attributes:
+        cameras: PyTorch3D cameras (NDC) of the feature map.
+        features: (batch, channels, height, width), already through the field's first layer.
+        log_depth: (batch, 1, height, width) log of the predicted depth, metres.
+        image: (batch, 3, any height, any width) in [-1, 1], of the same cameras.
+        present: (batch,) 1 where the view counts, 0 where it was dropped.
+    """
+
+    cameras: PerspectiveCameras
+    features: Tensor
+    log_depth: Tensor
+    image: Tensor
+    present: Tensor
+
+
+@dataclass(frozen=True)
+class FieldSignal:
+    """A radiance field: the views that it is made of. The first one is the photo."""
+
+    views: tuple[FieldView, ...]
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What cameras see of a field.
+
+    Attributes:
+        image: (batch, 3, height, width) in [-1, 1].
+        depth: (batch, 1, height, width) expected depth along the optical axis, metres.
+        opacity: (batch, 1, height, width) share of the ray that ends before the last sample, in [0, 1].
+        features: (batch, channels, height, width).
+    """
+
+    image: Tensor
+    depth: Tensor
+    opacity: Tensor
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class FieldConfig:
+    """Sizes of the field and of its sampling.
+
+    Attributes:
+        channels: width of the feature maps and of the point network.
+        feature_channels: features that are rendered beside the colour.
+        samples: samples on a ray.
+        uniform_share: share of the samples spread evenly over log depth; the rest go where depth maps point.
+        proposal_bins: resolution of the placement along the ray.
+        near, far: depth range, metres.
+    """
+
+    channels: int = 64
+    feature_channels: int = 12
+    samples: int = 24
+    uniform_share: float = 0.4
+    proposal_bins: int = 40
+    near: float = 0.25
+    far: float = 14.0
+
+
+GEOMETRY_CHANNELS = 21
+DENSITY_SCALE = 30.0  # opacity per unit of log depth at softplus 1: a wall needs a jump within a few per cent
+
+
+class SeenPoints(NamedTuple):
+    """What one view has at the projections of world points; all (batch, points, ...).
+
+    Attributes:
+        features: (..., channels) of the feature map.
+        grid: (..., 2) image positions, see `project`.
+        depth: (...) along the view's optical axis, metres.
+        log_depth: (..., 1) of the surface that the view predicts there.
+        colour: (..., 3) of its image.
+        valid: (...) 1 where the view contains the point, else 0.
+    """
+
+    features: Tensor
+    grid: Tensor
+    depth: Tensor
+    log_depth: Tensor
+    colour: Tensor
+    valid: Tensor
+
+
+class PixelField(nn.Module):
+    """The point network: what each view says about a point -> density, colour and features of the point."""
+
+    def __init__(self, config: FieldConfig):
+        super().__init__()
+        width = config.channels
+        self.geometry = nn.Linear(GEOMETRY_CHANNELS, width)
+        self.view_layers = nn.ModuleList([nn.Linear(width, width) for _ in range(2)])
+        self.view_logits = nn.Linear(width, 2)  # how much to listen to the view, and to its pixel's colour
+        self.hidden = nn.Linear(width, width)
+        self.output = nn.Linear(width, 5 + config.feature_channels)
+        nn.init.zeros_(self.output.weight[:1])
+        nn.init.constant_(self.output.bias[:1], -4.0)  # nearly empty space to begin with
+
+    def describe(self, seen: SeenPoints) -> tuple[Tensor, Tensor]:
+        """What one view says: a state (batch, points, width) and two gates (batch, points, 2), 0 where it is blind."""
+        geometry = encode_geometry(seen.grid, seen.depth, seen.log_depth, seen.valid)
+        state = seen.features + self.geometry(geometry.to(seen.features.dtype))
+        for layer in self.view_layers:
+            state = state + layer(functional.relu(state))
+        logits = self.view_logits(functional.relu(state)).float()
+        return state, torch.exp(logits.clamp(-8, 8)) * seen.valid[..., None]
+
+    def forward(self, views: list[SeenPoints]) -> tuple[Tensor, Tensor]:
+        """Decodes points from what each view sees of them.
+
+        Returns:
+            density logits (batch, points) and values (batch, points, 3 + feature_channels), colour first.
+        """
+        states, gates = zip(*(self.describe(seen) for seen in views), strict=True)
+        total = sum(gate[..., :1] for gate in gates) + 1e-4
+        state = sum((gate[..., :1] / total).to(s.dtype) * s for gate, s in zip(gates, states, strict=True))
+        state = state + self.hidden(functional.relu(state))
+        output = self.output(functional.relu(state)).float()
+        own_gate = torch.exp(output[..., 4:5].clamp(-8, 8))
+        colour = own_gate * torch.tanh(output[..., 1:4])
+        colour = colour + sum(gate[..., 1:] * seen.colour for gate, seen in zip(gates, views, strict=True))
+        colour = colour / (own_gate + sum(gate[..., 1:] for gate in gates))
+        return output[..., 0], torch.cat([colour, output[..., 5:]], dim=-1)
+
+
+def project(points: Tensor, cameras: PerspectiveCameras, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Image positions and depths of world points (batch, points, 3).
+
+    Returns:
+        grid (batch, points, 2), x right and y down, in [-1, 1] from edge to edge; depth (batch, points), which is
+        negative behind the camera, where the grid has no meaning.
+    """
+    local = points @ cameras.R + cameras.T[:, None]
+    depth = local[..., 2]
+    ndc = local[..., :2] / depth.clamp(min=1e-3)[..., None] * cameras.focal_length[:, None]
+    ndc = ndc + cameras.principal_point[:, None]
+    height, width = size
+    extent = ndc.new_tensor([width, height]) / min(height, width)
+    return -ndc / extent, depth
+
+
+def encode_geometry(grid: Tensor, depth: Tensor, predicted_log_depth: Tensor, valid: Tensor) -> Tensor:
+    """(batch, points, GEOMETRY_CHANNELS): where a point lies in a view, and how far from the surface seen there."""
+    log_depth = depth.clamp(min=1e-2).log()[..., None]
+    octaves = log_depth * (torch.pi * 2.0 ** torch.arange(-2, 3, device=depth.device))  # (batch, points, 5)
+    offset = (log_depth - predicted_log_depth).clamp(-4, 4)
+    steps = offset * offset.new_tensor([1.5, 6.0, 24.0])
+    bumps = torch.exp(-(offset * offset.new_tensor([3.0, 10.0, 30.0])).square())
+    position = grid.clamp(-2, 2)
+    return torch.cat(
+        [octaves.sin(), octaves.cos(), position, valid[..., None], steps.tanh(), bumps, log_depth, offset], dim=-1
+    )
+
+
+def composite(density_logits: Tensor, log_depth: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Emission-absorption ray marching in log depth (Max 1995; PyTorch3D's EmissionAbsorptionRaymarcher).
+
+    Args:
+        density_logits: (batch, rays, samples). log_depth: the same, increasing. values: (..., samples, channels).
+
+    Returns:
+        accumulated values (batch, rays, channels), expected depth (batch, rays) and opacity (batch, rays). The last
+        sample is opaque, so every ray ends somewhere; opacity is what ends before it.
+    """
+    step = log_depth.diff(dim=-1)
+    optical = functional.softplus(density_logits[..., :-1]) * (DENSITY_SCALE * step)
+    alpha = torch.cat([1 - torch.exp(-optical), torch.ones_like(optical[..., :1])], dim=-1)
+    before = torch.exp(-functional.pad(optical.cumsum(-1), (1, 0)))  # transmittance in front of each sample
+    weights = alpha * before
+    depth = (weights * log_depth.exp()).sum(-1)
+    return (weights[..., None] * values).sum(-2), depth, 1 - before[..., -1]
+
+
+class PixelFieldRenderer(nn.Module):
+    """ForwardModel of pixel-aligned fields: `render(signal, view)` and, with depth and opacity, `render_all`."""
+
+    def __init__(self, config: FieldConfig | None = None):
+        super().__init__()
+        self.config = config or FieldConfig()
+        self.field = PixelField(self.config)
+        self.chunk_rays: int | None = None  # rays computed at a time when no gradient is wanted
+        self.composite = composite  # an attribute, so that training can put a compiled twin in its place
+
+    def render(self, signal: FieldSignal, view: CameraView) -> Tensor:
+        """(batch, 3, height, width) in [-1, 1]; (batch, 3, rays, 1) for a view of chosen pixels."""
+        return self.render_all(signal, view).image
+
+    def render_all(self, signal: FieldSignal, view: CameraView) -> Rendering:
+        """Colour, depth, opacity and features of a view.
+
+        Args:
+            signal: batch of fields.
+            view: one camera for each, in the fields' world.
+        """
+        signal = prefilter(signal, min(view.size))
+        bundle = ray_bundle(view)
+        batch, rays = bundle.origins.shape[:2]
+        size = view.size if view.pixels is None else (rays, 1)
+        if batch == 0:
+            return self._assemble([self._empty(signal, rays)], size)
+        whole = self.chunk_rays is None or torch.is_grad_enabled()
+        per_chunk = rays if whole else max(1, self.chunk_rays // batch)
+        parts = []
+        for start in range(0, rays, per_chunk):
+            chunk = RayBundle(*(part[:, start : start + per_chunk] for part in bundle))
+            parts.append(self.march(signal, chunk))
+        return self._assemble(parts, size)
+
+    def march(self, signal: FieldSignal, bundle: RayBundle) -> tuple[Tensor, Tensor, Tensor]:
+        """Values (batch, rays, 3 + features), depth and opacity (batch, rays) of rays."""
+        with torch.autocast(bundle.origins.device.type, enabled=False):
+            log_depth = self.place_samples(signal, bundle)  # (batch, rays, samples)
+            points = bundle.origins[..., None, :] + bundle.directions[..., None, :] * log_depth.exp()[..., None]
+        logits, values = self.decode(signal, points.flatten(1, 2))
+        shape = log_depth.shape
+        return self.composite(logits.view(shape), log_depth, values.view(*shape, -1))
+
+    @torch.no_grad()
+    def place_samples(self, signal: FieldSignal, bundle: RayBundle) -> Tensor:
+        """(batch, rays, samples) log depths: some spread evenly, most near the depths that the views predict."""
+        config = self.config
+        edges = log_spaced_edges(config.near, config.far, config.proposal_bins, bundle.origins)
+        centres = (edges[1:] + edges[:-1]) / 2
+        width = edges[1] - edges[0]
+        points = bundle.origins[..., None, :] + bundle.directions[..., None, :] * centres.exp()[:, None]
+        likely = torch.zeros(points.shape[:-1], dtype=points.dtype, device=points.device)
+        for view in signal.views:
+            grid, depth = project(points.flatten(1, 2), view.cameras, view.log_depth.shape[-2:])
+            offset = depth.clamp(min=1e-2).log() - sample_map(view.log_depth.float(), grid)[..., 0]
+            inside = _inside(grid, depth) * view.present[:, None]
+            likely = likely + (inside * torch.exp(-(offset / width).square())).view_as(likely)
+        share = config.uniform_share
+        total = likely.sum(-1, keepdim=True)
+        weights = share / config.proposal_bins + (1 - share) * likely / (total + 1e-3)
+        shape = (*points.shape[:2], config.samples)
+        return invert_cdf(edges, weights, stratified_quantiles(shape, weights, jitter=self.training))
+
+    def decode(self, signal: FieldSignal, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Density logits (batch, points) and values (batch, points, 3 + features) at world points."""
+        return self.field([_look_up(view, points) for view in signal.views])
+
+    def _assemble(self, parts: list[tuple[Tensor, Tensor, Tensor]], size: tuple[int, int]) -> Rendering:
+        values, depth, opacity = (torch.cat(group, dim=1) for group in zip(*parts, strict=True))
+        image = values.transpose(1, 2).unflatten(-1, size)
+        return Rendering(
+            image[:, :3], depth[:, None].unflatten(-1, size), opacity[:, None].unflatten(-1, size), image[:, 3:]
+        )
+
+    def _empty(self, signal: FieldSignal, rays: int) -> tuple[Tensor, Tensor, Tensor]:
+        like = signal.views[0].log_depth
+        channels = 3 + self.config.feature_channels
+        return like.new_zeros(0, rays, channels), like.new_zeros(0, rays), like.new_zeros(0, rays)
+
+
+def prefilter(signal: FieldSignal, short_side: int) -> FieldSignal:
+    """The signal with images no finer than the frames that will be drawn from them, so that they don't alias."""
+
+    def filtered(view: FieldView) -> FieldView:
+        height, width = view.image.shape[-2:]
+        scale = short_side / min(height, width)
+        if scale >= 1:
+            return view
+        size = (round(height * scale), round(width * scale))
+        image = functional.interpolate(view.image, size=size, mode="bilinear", antialias=True, align_corners=False)
+        return replace(view, image=image)
+
+    return FieldSignal(tuple(filtered(view) for view in signal.views))
+
+
+def map_signal(signal: FieldSignal, function: Callable[[Tensor], Tensor]) -> FieldSignal:
+    """The signal with a function of the batch (an index, an expansion, a move) applied to every tensor."""
+
+    def mapped(view: FieldView) -> FieldView:
+        old = view.cameras
+        cameras = PerspectiveCameras(
+            R=function(old.R), T=function(old.T), focal_length=function(old.focal_length),
+            principal_point=function(old.principal_point), device=function(old.R).device, in_ndc=True,
+        )
+        tensors = {name: function(getattr(view, name)) for name in ("features", "log_depth", "image", "present")}
+        return replace(view, cameras=cameras, **tensors)
+
+    return FieldSignal(tuple(mapped(view) for view in signal.views))
+
+
+def _look_up(view: FieldView, points: Tensor) -> SeenPoints:
+    with torch.autocast(points.device.type, enabled=False):
+        grid, depth = project(points, view.cameras, view.features.shape[-2:])
+        return SeenPoints(
+            sample_map(view.features, grid), grid, depth, sample_map(view.log_depth.float(), grid),
+            sample_map(view.image.float(), grid), _inside(grid, depth) * view.present[:, None],
+        )
+
+
+def _inside(grid: Tensor, depth: Tensor) -> Tensor:
+    return ((grid.abs() <= 1).all(-1) & (depth > 1e-2)).float()

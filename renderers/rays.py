@@ -1,0 +1,84 @@
+"""Rays of a camera view and where to place samples on them, on PyTorch3D's ray samplers and ray bundles.
+
+PyTorch3D's ray directions have unit length along the optical axis, so a sample's `length` is its depth (z).
+Samples live in log depth: a fixed step is a fixed fraction of the distance.
+"""
+
+from __future__ import annotations
+
+import torch
+from pytorch3d.renderer import NDCMultinomialRaysampler, RayBundle
+from torch import Tensor
+
+from scenediff.renderers.cameras import CameraView
+
+
+def ray_bundle(view: CameraView) -> RayBundle:
+    """One ray for each wanted pixel of a view, at depth 1.
+
+    Returns:
+        PyTorch3D's RayBundle: origins and directions (batch, rays, 3), lengths (batch, rays, 1) of ones,
+        xys (batch, rays, 2) NDC; rays are row-major, or in the order of `view.pixels`.
+    """
+    height, width = view.size
+    sampler = NDCMultinomialRaysampler(
+        image_width=width, image_height=height, n_pts_per_ray=1, min_depth=1.0, max_depth=1.0
+    ).to(view.cameras.R.device)
+    if len(view) == 0:
+        empty = view.cameras.R.new_zeros(0, height * width if view.pixels is None else view.pixels.shape[1], 3)
+        return RayBundle(empty, empty, empty[..., :1], empty[..., :2])
+    with torch.autocast(view.cameras.R.device.type, enabled=False):
+        bundle = RayBundle(*(part.flatten(1, 2) for part in sampler(view.cameras)))
+    if view.pixels is None:
+        return bundle
+    index = (view.pixels[..., 0] * width + view.pixels[..., 1])[..., None]  # (batch, rays, 1)
+    return RayBundle(*(part.gather(1, index.expand(-1, -1, part.shape[-1])) for part in bundle))
+
+
+def camera_rays(view: CameraView) -> Tensor:
+    """(batch, 3, height, width) unit ray directions of a view in ITS OWN camera's frame."""
+    batch, (height, width) = len(view), view.size
+    ones = view.cameras.R.new_ones
+    half = min(height, width) / 2
+    y, x = (
+        (size / 2 - torch.arange(size, device=view.cameras.R.device) - 0.5) / half for size in (height, width)
+    )  # NDC: +1 at the left and top of the shorter side
+    grid = torch.stack([x[None].expand(height, width), y[:, None].expand(height, width)]).to(view.cameras.R)
+    offset, focal = view.cameras.principal_point, view.cameras.focal_length
+    plane = (grid[None] - offset[..., None, None]) / focal[..., None, None]
+    return torch.nn.functional.normalize(torch.cat([plane, ones(batch, 1, height, width)], dim=1), dim=1)
+
+
+def log_spaced_edges(near: float, far: float, bins: int, like: Tensor) -> Tensor:
+    """(bins + 1,) log depths of the edges of bins that are equally wide in log depth."""
+    near_log, far_log = torch.tensor([near, far], dtype=torch.float64).log().tolist()
+    return torch.linspace(near_log, far_log, bins + 1, dtype=like.dtype, device=like.device)
+
+
+def invert_cdf(edges: Tensor, weights: Tensor, quantiles: Tensor) -> Tensor:
+    """Samples a piecewise constant density by inverting its distribution function.
+
+    Args:
+        edges: (bins + 1,) increasing.
+        weights: (..., bins) positive, not necessarily normalised.
+        quantiles: (..., samples) in (0, 1), increasing.
+
+    Returns:
+        (..., samples) positions, increasing.
+    """
+    bins = weights.shape[-1]
+    cdf = weights.cumsum(-1)
+    total = cdf[..., -1:]
+    wanted = (quantiles * total).clamp(max=total)
+    index = torch.searchsorted(cdf, wanted).clamp(max=bins - 1)  # the first bin whose end reaches `wanted`
+    weight = weights.gather(-1, index)
+    start = cdf.gather(-1, index) - weight
+    fraction = ((wanted - start) / weight).clamp(0, 1)
+    return edges[index] + fraction * (edges[index + 1] - edges[index])
+
+
+def stratified_quantiles(shape: tuple[int, ...], like: Tensor, *, jitter: bool) -> Tensor:
+    """(*shape,) increasing quantiles along the last axis, one in each stratum: random if `jitter`, else its middle."""
+    samples = shape[-1]
+    offset = torch.rand(shape, dtype=like.dtype, device=like.device) if jitter else 0.5
+    return ((torch.arange(samples, dtype=like.dtype, device=like.device) + offset) / samples).expand(shape)

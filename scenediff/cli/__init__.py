@@ -1,0 +1,110 @@
+"""The command line: `scenediff COMMAND --help` tells each command's options.
+
+A wrong input ends with exit code 2 and one line on stderr. Commands live in modules of their own that are
+imported when they run, as torch alone takes seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from scenediff.cli.errors import UserError, one_line
+
+INTERRUPTED = 130  # the shell's code for Ctrl-C
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its line of help, and the module and dataclass that carry it out."""
+
+    summary: str
+    module: str
+    config: str
+
+
+COMMANDS = {
+    "sample": Command("sample 3D scenes from a photo", "scenediff.cli.sample", "Sample"),
+    "render": Command("film a sampled scene", "scenediff.cli.render", "Render"),
+    "export": Command("write a scene's mesh, points or depth", "scenediff.cli.export", "Export"),
+    "train rooms": Command("train the model of rooms", "scenediff.cli.train", "TrainRooms"),
+    "data rooms": Command("render a data set of rooms", "scenediff.cli.data", "DataRooms"),
+    "data assets": Command("build the pack of furniture for rooms", "scenediff.cli.data", "DataAssets"),
+    "eval rooms": Command("measure a model on rendered rooms", "scenediff.cli.evaluate", "EvalRooms"),
+    "eval capture": Command("measure a model on posed photos", "scenediff.cli.evaluate", "EvalCapture"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0, 2 for a wrong input, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with _sigterm_as_interrupt(), warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")
+            _run(arguments)
+    except UserError as error:
+        sys.stderr.write(f"scenediff: error: {one_line(error)}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("scenediff: interrupted, nothing was written\n")
+        return INTERRUPTED
+    return 0
+
+
+def _run(arguments: list[str]) -> None:
+    name = " ".join(arguments[:2]) if " ".join(arguments[:2]) in COMMANDS else " ".join(arguments[:1])
+    if name in COMMANDS:
+        from scenediff.cli.parsing import parse
+
+        command = COMMANDS[name]
+        config = getattr(importlib.import_module(command.module), command.config)
+        options = parse(config, arguments[len(name.split()) :], f"scenediff {name}")
+        if options is not None:
+            options.run()
+    elif name == "--version":
+        from importlib.metadata import version
+
+        sys.stdout.write(f"scenediff {version('scenediff')}\n")
+    else:
+        _overview(arguments)
+
+
+def _overview(arguments: list[str]) -> None:
+    """Help on all commands or on those of one group; an error for anything else."""
+    group = "" if not arguments or arguments[0] in ("-h", "--help") else arguments[0]
+    members = {name: command for name, command in COMMANDS.items() if not group or name.split()[0] == group}
+    rest = arguments[1:] if group else arguments
+    if not members:
+        raise UserError(f"no command {group!r}: choose one of {', '.join(COMMANDS)}")
+    if rest and rest[0] not in ("-h", "--help"):
+        raise UserError(f"no command {group} {rest[0]!r}: choose one of {', '.join(members)}")
+    if group and not rest:
+        raise UserError(f"{group} needs to know what: choose one of {', '.join(members)}")
+    lines = [f"  {name:<14}{command.summary}" for name, command in members.items()]
+    usage = f"usage: scenediff {group + ' ' if group else ''}COMMAND [OPTIONS]"
+    hint = "scenediff COMMAND --help tells a command's options, scenediff --version the version."
+    sys.stdout.write("\n".join([usage, "", "Samples 3D scenes from one photo.", "", *lines, "", hint, ""]))
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Lets a terminated run clean up like an interrupted one."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        previous = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread: signals are somebody else's
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,142 @@
+"""The denoiser of the scene application: photos and a noisy target view -> a pixel-aligned radiance field.
+
+One U-Net reads every view. A context view gives its features and log depth; the target view is read together with
+the deterministic render (colour, depth, features) at its camera, which tells the network what the context already
+explains (Tewari et al. 2023, arXiv:2306.11719, Sec. 4.1), and gives features, log depth and a direct estimate of
+its clean image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scenediff.forward import EncodedContext, Observation
+from scenediff.networks.backbone import STAGE_CHANNELS, FrozenBackbone
+from scenediff.networks.unet import UNet, timestep_embedding
+from scenediff.renderers.cameras import CameraView
+from scenediff.renderers.pixel_field import FieldSignal, FieldView, PixelFieldRenderer, Rendering
+from scenediff.renderers.rays import camera_rays
+
+TYPICAL_DEPTH = 2.2  # metres: where the predicted depth starts before training
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """Sizes of the network.
+
+    Attributes:
+        channels: width of each U-Net level.
+        blocks: residual blocks of a level, each way.
+        attention_levels: coarsest levels with attention.
+        embedding: width of the conditioning vector.
+        detail: the photo is read at this multiple of the diffusion's resolution.
+    """
+
+    channels: tuple[int, ...] = (64, 128, 192, 256)
+    blocks: int = 2
+    attention_levels: int = 2
+    embedding: int = 128
+    detail: int = 2
+
+
+class PixelDenoiser(nn.Module):
+    """Denoiser (see `scenediff.forward`) whose signals are `FieldSignal`s and whose views are `CameraView`s."""
+
+    def __init__(self, config: DenoiserConfig, renderer: PixelFieldRenderer):
+        super().__init__()
+        self.config, self.renderer = config, renderer
+        width, field = config.channels[0], renderer.config
+        self.backbone = FrozenBackbone()
+        self.injections = nn.ModuleList(
+            nn.Conv2d(inputs, outputs, 1) for inputs, outputs in zip(STAGE_CHANNELS, config.channels[1:], strict=False)
+        )
+        self.context_stem = nn.Conv2d(3 * (1 + config.detail**2) + 3, width, 3, padding=1)
+        self.target_stem = nn.Conv2d(3 + 3 + 2 + field.feature_channels + 3, width, 3, padding=1)
+        self.embedding = nn.Sequential(
+            nn.Linear(config.embedding, config.embedding), nn.SiLU(), nn.Linear(config.embedding, config.embedding)
+        )
+        self.roles = nn.Embedding(2, config.embedding)  # 0 context, 1 target
+        self.unet = UNet(config.channels, config.blocks, config.attention_levels, config.embedding)
+        self.norm = nn.GroupNorm(16, width)
+        self.head = nn.Conv2d(width, field.channels + 1 + 3, 3, padding=1)
+
+    def encode(
+        self, context: Sequence[Observation], target_view: CameraView, drop: Tensor | None = None
+    ) -> EncodedContext:
+        """Reads the context views and renders the deterministic field at the target view."""
+        height, width = target_view.size
+        views = tuple(self._context_view(observation, drop, min(height, width)) for observation in context)
+        signal = FieldSignal(views)
+        rendering = self.renderer.render_all(signal, target_view)
+        return EncodedContext(signal, rendering.image, rendering)
+
+    def denoise(
+        self, noisy: Tensor, timesteps: Tensor, context: EncodedContext, target_view: CameraView
+    ) -> FieldSignal:
+        """The context's field joined by the target view's own features."""
+        rendering: Rendering = context.extras
+        inputs = torch.cat(
+            [noisy, rendering.image, rendering.depth.log(), rendering.opacity, rendering.features,
+             camera_rays(target_view)], dim=1,
+        )
+        maps = self._read(self.target_stem(inputs), timesteps, role=1)
+        features, log_depth, image = self._split(maps)
+        present = torch.ones_like(noisy[:, 0, 0, 0])
+        view = FieldView(target_view.cameras, features, log_depth, image, present)
+        return FieldSignal((*context.signal.views, view))
+
+    def compile_parts(self) -> None:
+        """Compiles what training spends its time in, in place; the sizes of batches must then stay the same."""
+        self.unet.compile()
+        self.renderer.field.compile()
+        self.renderer.composite = torch.compile(self.renderer.composite)
+
+    def _context_view(self, observation: Observation, drop: Tensor | None, short_side: int) -> FieldView:
+        image, cameras = observation.image, observation.view.cameras
+        present = torch.ones_like(image[:, 0, 0, 0])
+        if drop is not None:
+            present = present * (~drop)
+        size = map_size(tuple(image.shape[-2:]), short_side)
+        detail = self.config.detail
+        fine = resize(image, (size[0] * detail, size[1] * detail)) * present[:, None, None, None]
+        coarse = functional.avg_pool2d(fine, detail)
+        rays = camera_rays(CameraView(cameras, size))
+        stem = self.context_stem(torch.cat([coarse, functional.pixel_unshuffle(fine, detail), rays], dim=1))
+        injected = [
+            layer(feature) * present[:, None, None, None]
+            for layer, feature in zip(self.injections, self.backbone(fine), strict=False)
+        ]
+        timesteps = torch.zeros(len(image), device=image.device)
+        maps = self._read(stem, timesteps, role=0, injected=[None, *injected])
+        features, log_depth, _ = self._split(maps)
+        return FieldView(cameras, features, log_depth, image, present)
+
+    def _read(self, stem: Tensor, timesteps: Tensor, role: int, injected: list | None = None) -> Tensor:
+        embedding = timestep_embedding(timesteps, self.config.embedding) + self.roles.weight[role]
+        embedding = functional.silu(self.embedding(embedding))
+        return self.head(functional.silu(self.norm(self.unet(stem, embedding, injected))))
+
+    def _split(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features, depth, image = maps.split([maps.shape[1] - 4, 1, 3], dim=1)
+        near, far = math.log(self.renderer.config.near), math.log(self.renderer.config.far)
+        log_depth = (depth.float() + math.log(TYPICAL_DEPTH)).clamp(near, far)
+        return features, log_depth, image.float()
+
+
+def map_size(size: tuple[int, int], short_side: int, multiple: int = 8) -> tuple[int, int]:
+    """Size of the feature map of an image: the given short side, the long one in proportion, in multiples."""
+    scale = short_side / min(size)
+    return tuple(max(multiple, round(side * scale / multiple) * multiple) for side in size)
+
+
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Antialiased resizing; exact where the size already fits."""
+    if image.shape[-2:] == size:
+        return image
+    return functional.interpolate(image, size=size, mode="bilinear", antialias=True, align_corners=False)

@@ -1,0 +1,337 @@
+"""From a photo to sampled scenes: a trained model with its scheduler, loaded, saved and called."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+from pytorch3d.renderer import PerspectiveCameras
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from scenediff.forward import Observation
+from scenediff.networks.pixel_denoiser import DenoiserConfig, PixelDenoiser, map_size
+from scenediff.renderers.cameras import CameraView, look_ahead, perspective_cameras
+from scenediff.renderers.pixel_field import FieldConfig, FieldSignal, PixelFieldRenderer, Rendering, map_signal
+from scenediff.sampling import draw_noise, generators, make_scheduler, sample_in_turn
+from scenediff.scene import Scene, rays_at_a_time
+
+FORMAT = "scenediff-rooms-1"
+BUNDLED = Path(__file__).parent / "checkpoints"
+CONFIG_NAME, WEIGHTS_NAME = "config.json", "weights.safetensors"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, foreign or of another version."""
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """How a model samples unless told otherwise.
+
+    Attributes:
+        scheduler: "ddim", "ddpm" or "dpmsolver++".
+        steps: denoising steps of each target view.
+        guidance_scale: 1 for the model's own distribution.
+        size: resolution of the diffusion: pixels of the shorter side.
+        targets: views sampled in turn around the photo.
+    """
+
+    scheduler: str = "ddim"
+    steps: int = 12
+    guidance_scale: float = 1.0
+    size: int = 64
+    targets: int = 2
+
+
+@dataclass(frozen=True)
+class SceneBatch:
+    """Fields of several photos at once, for evaluation; each in the world of its own photo's camera."""
+
+    signal: FieldSignal
+    renderer: PixelFieldRenderer
+    observations: tuple[Observation, ...] = ()
+
+    @torch.no_grad()
+    def render(self, cameras: PerspectiveCameras, size: tuple[int, int]) -> Rendering:
+        """What one camera for each field sees of it."""
+        return self.renderer.render_all(self.signal, CameraView(cameras, size))
+
+
+class ScenePipeline:
+    """Samples radiance fields from photos.
+
+    Attributes:
+        denoiser: the network; its `renderer` is the forward model.
+        scheduler: the noise schedule that it was trained with.
+        defaults: how it samples unless told otherwise.
+    """
+
+    def __init__(self, denoiser: PixelDenoiser, scheduler: DDPMScheduler, defaults: SamplingDefaults | None = None):
+        self.denoiser, self.scheduler = denoiser, scheduler
+        self.defaults = defaults or SamplingDefaults()
+
+    @property
+    def renderer(self) -> PixelFieldRenderer:
+        return self.denoiser.renderer
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    def to(self, device: torch.device | str) -> ScenePipeline:
+        """Moves the model, in place."""
+        self.denoiser.to(device).eval()
+        self.renderer.chunk_rays = rays_at_a_time(device)
+        return self
+
+    def __call__(
+        self,
+        photo: Any,
+        num_samples: int = 4,
+        *,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int = 0,
+        fov_degrees: float | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Scene]:
+        """Draws scenes that could have produced a photo.
+
+        Args:
+            photo: a path, a PIL image or a `scenediff.datasets.images.Photo`.
+            num_samples: scenes to draw; sample i depends on seed + i alone.
+            steps: denoising steps for each target view.
+            guidance_scale: 1 for the model's own distribution, more for sharper and less varied scenes.
+            seed: of the first sample.
+            fov_degrees: horizontal field of view of the photo; otherwise from EXIF, otherwise a default.
+            progress: called with (steps done, steps in all).
+
+        Returns:
+            the scenes, on the pipeline's device, in the world of the photo's camera.
+        """
+        from scenediff.datasets.images import Photo, load_photo
+
+        if num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+        if not isinstance(photo, Photo):
+            photo = load_photo(photo, fov_degrees=fov_degrees)
+        steps, guidance_scale = steps or self.defaults.steps, guidance_scale or self.defaults.guidance_scale
+        image = photo.image.to(self.device)[None]
+        cameras = look_ahead(1, photo.fov_degrees, device=self.device)
+        targets = self._target_cameras(image, cameras)
+        seeds = [seed + index for index in range(num_samples)]
+        batch = self._sample(
+            image.expand(num_samples, -1, -1, -1), _repeat(cameras, num_samples),
+            [_repeat(target, num_samples) for target in targets], seeds, steps, guidance_scale,
+            map_size(tuple(image.shape[-2:]), self.defaults.size), progress=progress,
+        )
+        return [
+            Scene(
+                map_signal(batch.signal, lambda tensor, index=index: tensor[index : index + 1]), self.renderer,
+                {"seed": seeds[index], "steps": steps, "guidance_scale": guidance_scale,
+                 "scheduler": self.defaults.scheduler, "fov_degrees": photo.fov_degrees},
+            )
+            for index in range(num_samples)
+        ]
+
+    def sample_views(
+        self,
+        context_image: Tensor,
+        context_cameras: PerspectiveCameras,
+        target_cameras: PerspectiveCameras,
+        num_samples: int = 1,
+        *,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int = 0,
+        size: tuple[int, int] | None = None,
+    ) -> list[SceneBatch]:
+        """Draws scenes of several photos at once at given target views; for evaluation.
+
+        Args:
+            context_image: (batch, 3, height, width) in [-1, 1]. context_cameras, target_cameras: one for each, in the
+                world of the context's camera.
+            num_samples: scenes for each photo; sample i of element j depends on (seed, i, j).
+            size: (height, width) of the target views.
+
+        Returns:
+            `num_samples` batches.
+        """
+        size = size or (self.defaults.size,) * 2
+        count = len(context_image)
+        return [
+            self._sample(
+                context_image, context_cameras, [target_cameras],
+                [seed + 100_003 * index + element for element in range(count)],
+                steps or self.defaults.steps, guidance_scale or self.defaults.guidance_scale, size,
+            )
+            for index in range(num_samples)
+        ]
+
+    @torch.no_grad()
+    def deterministic(self, context_image: Tensor, context_cameras: PerspectiveCameras) -> SceneBatch:
+        """The deterministic branch's fields: one average guess for each photo."""
+        view = CameraView(context_cameras, (self.defaults.size,) * 2)
+        encoded = self.denoiser.encode([_photo_observation(context_image, context_cameras)], view)
+        return SceneBatch(encoded.signal, self.renderer)
+
+    def _sample(
+        self,
+        image: Tensor,
+        cameras: PerspectiveCameras,
+        targets: Sequence[PerspectiveCameras],
+        seeds: Sequence[int],
+        steps: int,
+        guidance_scale: float,
+        size: tuple[int, int],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> SceneBatch:
+        sources = generators(seeds)
+        done = 0
+
+        def advance(*_: object) -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress(done, steps * len(targets))
+
+        drawn = sample_in_turn(
+            self.denoiser, self.renderer, make_scheduler(self.defaults.scheduler, self.scheduler),
+            [_photo_observation(image, cameras)], [CameraView(target, size) for target in targets],
+            [draw_noise((3, *size), sources, image.device) for _ in targets],
+            steps=steps, guidance_scale=guidance_scale, step_generators=sources, callback=advance,
+        )
+        return SceneBatch(drawn.signal, self.renderer, drawn.observations)
+
+    @torch.no_grad()
+    def _target_cameras(self, image: Tensor, cameras: PerspectiveCameras) -> list[PerspectiveCameras]:
+        """Views to the right, to the left, from above, ... of the photo, turned towards what it shows."""
+        fields = self.deterministic(image, cameras)
+        distance = float(fields.signal.views[0].log_depth.exp().median())
+        step = min(0.8, max(0.12, 0.3 * distance))
+        offsets = [(-step, 0.1 * step), (step, 0.1 * step), (0.0, 0.8 * step), (0.0, -0.6 * step)]
+        if not 1 <= self.defaults.targets <= len(offsets):
+            raise ValueError(f"targets must lie in [1, {len(offsets)}], got {self.defaults.targets}")
+        return [
+            looking_at((x, y, 0.0), (0.0, 0.0, 1.4 * distance), cameras) for x, y in offsets[: self.defaults.targets]
+        ]
+
+    def save(self, folder: str | Path) -> None:
+        """Writes config.json and weights.safetensors (half precision)."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.half().contiguous().cpu() for name, value in self.denoiser.state_dict().items()
+                   if value.is_floating_point()}
+        save_file(weights, folder / WEIGHTS_NAME, metadata={"format": FORMAT})
+        config = {
+            "format": FORMAT,
+            "denoiser": asdict(self.denoiser.config),
+            "field": asdict(self.renderer.config),
+            "scheduler": {name: self.scheduler.config[name] for name in SCHEDULE_KEYS},
+            "sampling": asdict(self.defaults),
+        }
+        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n")
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, device: torch.device | str = "cpu") -> ScenePipeline:
+        """Reads what `save` wrote.
+
+        Raises:
+            CheckpointError: files are missing, unreadable, foreign or of another version.
+        """
+        folder = Path(folder)
+        config = read_config(folder)
+        denoiser, scheduler = build_model(
+            DenoiserConfig(**{**config["denoiser"], "channels": tuple(config["denoiser"]["channels"])}),
+            FieldConfig(**config["field"]), config["scheduler"],
+        )
+        path = folder / WEIGHTS_NAME
+        try:
+            weights = {name: value.float() for name, value in load_file(path).items()}
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path}: not a readable weights file ({error})") from error
+        wanted = {name for name, value in denoiser.state_dict().items() if value.is_floating_point()}
+        if wanted != set(weights):
+            names = ", ".join(sorted(wanted ^ set(weights))[:3])
+            raise CheckpointError(f"{path}: weights don't fit {CONFIG_NAME} (missing or unexpected: {names}, ...)")
+        denoiser.load_state_dict(weights, strict=False)  # the backbone's integer counters are not kept
+        return cls(denoiser, scheduler, SamplingDefaults(**config["sampling"])).to(device)
+
+
+SCHEDULE_KEYS = ("num_train_timesteps", "beta_schedule", "prediction_type", "clip_sample")
+DEFAULT_SCHEDULE = {
+    "num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample",
+    "clip_sample": False,
+}
+
+
+def build_model(
+    denoiser: DenoiserConfig | None = None, field: FieldConfig | None = None, schedule: dict[str, Any] | None = None
+) -> tuple[PixelDenoiser, DDPMScheduler]:
+    """An untrained denoiser (with its renderer) and its noise schedule."""
+    renderer = PixelFieldRenderer(field or FieldConfig())
+    return (
+        PixelDenoiser(denoiser or DenoiserConfig(), renderer).eval(), DDPMScheduler(**(schedule or DEFAULT_SCHEDULE))
+    )
+
+
+def load(name_or_folder: str | Path = "rooms", device: torch.device | str = "cpu") -> ScenePipeline:
+    """A bundled model by its name, or the model in a checkpoint folder.
+
+    Raises:
+        CheckpointError: no such model, or one that this version can't read.
+    """
+    bundled = BUNDLED / str(name_or_folder)
+    return ScenePipeline.from_folder(bundled if bundled.is_dir() else name_or_folder, device)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The checkpoint's config.json, checked for this version's format."""
+    path = folder / CONFIG_NAME
+    names = sorted(item.name for item in BUNDLED.iterdir() if item.is_dir()) if BUNDLED.is_dir() else []
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such checkpoint folder; bundled models: {', '.join(names) or 'none'}")
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint configuration ({error})") from error
+    found = config.get("format") if isinstance(config, dict) else None
+    if found != FORMAT:
+        raise CheckpointError(f"{path}: format {found!r}, but this version of scenediff reads {FORMAT!r}")
+    return config
+
+
+def looking_at(
+    position: Sequence[float], point: Sequence[float], like: PerspectiveCameras
+) -> PerspectiveCameras:
+    """Level cameras (PyTorch3D axes) at a position of the photo's world that look at a point, with `like`'s lens."""
+    eye, goal = like.R.new_tensor(position), like.R.new_tensor(point)
+    forward = torch.nn.functional.normalize(goal - eye, dim=0)
+    left = torch.nn.functional.normalize(torch.linalg.cross(like.R.new_tensor([0.0, 1.0, 0.0]), forward), dim=0)
+    rotation = torch.stack([left, torch.linalg.cross(forward, left), forward], dim=1)[None]  # columns: camera axes
+    translation = -(eye[None, None] @ rotation)[:, 0]
+    return perspective_cameras(rotation, translation, like.focal_length, like.principal_point)
+
+
+def fov_of(cameras: PerspectiveCameras) -> float:
+    """Degrees of the first camera's field of view along the shorter side."""
+    return 2 * math.degrees(math.atan(1 / float(cameras.focal_length[0, 0])))
+
+
+def _photo_observation(image: Tensor, cameras: PerspectiveCameras) -> Observation:
+    return Observation(image, CameraView(cameras, tuple(image.shape[-2:])))
+
+
+def _repeat(cameras: PerspectiveCameras, count: int) -> PerspectiveCameras:
+    return perspective_cameras(
+        cameras.R.expand(count, 3, 3), cameras.T.expand(count, 3), cameras.focal_length.expand(count, 2),
+        cameras.principal_point.expand(count, 2),
+    )

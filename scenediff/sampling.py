@@ -1,0 +1,134 @@
+"""The sampler: denoises a target observation through the forward model; the last signal is the sample.
+
+Tewari et al. 2023 (arXiv:2306.11719), Sec. 3.3. Any diffusers scheduler that predicts the clean sample
+(`prediction_type="sample"`) will do; the rendering of the estimated signal is its model output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
+from torch import Tensor
+
+from scenediff.forward import Denoiser, EncodedContext, ForwardModel, Observation, Signal, View
+
+SCHEDULERS = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler, "dpmsolver++": DPMSolverMultistepScheduler}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Signals drawn from the posterior, with the observations that were denoised on the way.
+
+    Attributes:
+        signal: the conditional signal of the last step of the last target view.
+        observations: one for each target view, in turn.
+    """
+
+    signal: Signal
+    observations: tuple[Observation, ...]
+
+
+def make_scheduler(name: str, training: DDPMScheduler) -> SchedulerMixin:
+    """The sampling scheduler of that name ("ddim", "ddpm", "dpmsolver++") for a model trained with `training`."""
+    if name not in SCHEDULERS:
+        raise ValueError(f"scheduler must be one of {', '.join(SCHEDULERS)}, got {name!r}")
+    options = {"clip_sample": False} if name != "dpmsolver++" else {"algorithm_type": "dpmsolver++"}
+    if name == "ddim":
+        options["timestep_spacing"] = "trailing"  # starts at pure noise, as arXiv:2305.08891 advises
+    return SCHEDULERS[name].from_config(training.config, **options)
+
+
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One CPU generator for each seed, so that a seed means the same on every device and at any batch size."""
+    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+
+def draw_noise(shape: Sequence[int], sources: Sequence[torch.Generator], device: torch.device | str) -> Tensor:
+    """(len(sources), *shape) standard normal noise; each element comes from its own generator alone."""
+    return torch.stack([torch.randn(*shape, generator=source) for source in sources]).to(device)
+
+
+@torch.no_grad()
+def sample(
+    denoiser: Denoiser,
+    forward: ForwardModel,
+    scheduler: SchedulerMixin,
+    context: Sequence[Observation],
+    target_view: View,
+    noise: Tensor,
+    *,
+    steps: int,
+    guidance_scale: float = 1.0,
+    step_generators: Sequence[torch.Generator] | None = None,
+    callback: Callable[[int, Signal, Tensor], None] | None = None,
+) -> tuple[Signal, Tensor]:
+    """Draws one signal for each batch element.
+
+    Args:
+        context: what is known, one or more observations of each element.
+        target_view: the view whose observation is denoised.
+        noise: (batch, channels, *size) standard normal; the element's random choice.
+        steps: denoising steps.
+        guidance_scale: 1 samples the model's own distribution; above 1 moves away from the rendering without
+            context, x0 = u + guidance_scale (c - u) (Ho & Salimans 2022, arXiv:2207.12598).
+        step_generators: one for each element, for schedulers that add noise in every step.
+        callback: called after every step with (index, signal, clean estimate).
+
+    Returns:
+        the last step's conditional signal and the denoised target image.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    scheduler.set_timesteps(steps, device=noise.device)
+    encoded = denoiser.encode(context, target_view)
+    unconditional = None
+    if guidance_scale != 1:
+        hidden = torch.ones(len(noise), dtype=torch.bool, device=noise.device)
+        unconditional = denoiser.encode(context, target_view, drop=hidden)
+
+    noisy = noise * scheduler.init_noise_sigma
+    for index, step in enumerate(scheduler.timesteps):
+        timesteps = step.to(noise.device).long().expand(len(noise))
+        signal, clean = _estimate(denoiser, forward, noisy, timesteps, encoded, target_view)
+        if unconditional is not None:
+            _, blind = _estimate(denoiser, forward, noisy, timesteps, unconditional, target_view)
+            clean = blind + guidance_scale * (clean - blind)
+        noisy = _step(scheduler, clean, step, noisy, step_generators)
+        if callback is not None:
+            callback(index, signal, clean)
+    return signal, clean
+
+
+def sample_in_turn(
+    denoiser: Denoiser,
+    forward: ForwardModel,
+    scheduler: SchedulerMixin,
+    context: Sequence[Observation],
+    target_views: Sequence[View],
+    noises: Sequence[Tensor],
+    **options,
+) -> Sample:
+    """Samples several target views, each with all earlier ones as further context; `options` as for `sample`."""
+    if not target_views or len(target_views) != len(noises):
+        raise ValueError(f"one noise for each target view is needed, got {len(target_views)} and {len(noises)}")
+    known, drawn = list(context), []
+    for view, noise in zip(target_views, noises, strict=True):
+        signal, image = sample(denoiser, forward, scheduler, known, view, noise, **options)
+        drawn.append(Observation(image.clamp(-1, 1), view))
+        known.append(drawn[-1])
+    return Sample(signal, tuple(drawn))
+
+
+def _estimate(
+    denoiser: Denoiser, forward: ForwardModel, noisy: Tensor, timesteps: Tensor, encoded: EncodedContext, view: View
+) -> tuple[Signal, Tensor]:
+    signal = denoiser.denoise(noisy, timesteps, encoded, view)
+    return signal, forward.render(signal, view)
+
+
+def _step(scheduler, clean: Tensor, step: Tensor, noisy: Tensor, step_generators) -> Tensor:
+    options = {} if step_generators is None else {"generator": list(step_generators)}
+    return scheduler.step(clean, step, noisy, **options).prev_sample

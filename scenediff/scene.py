@@ -1,0 +1,148 @@
+"""A sampled scene: the signal with everything that is needed to render it again, anywhere."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch3d.renderer import PerspectiveCameras
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from scenediff.renderers.cameras import CameraView, perspective_cameras
+from scenediff.renderers.pixel_field import (
+    FieldConfig,
+    FieldSignal,
+    FieldView,
+    PixelFieldRenderer,
+    Rendering,
+    map_signal,
+)
+
+FORMAT = "scenediff-scene-1"
+_VIEW_TENSORS = ("features", "log_depth", "image", "present")
+_CAMERA_TENSORS = ("R", "T", "focal_length", "principal_point")
+
+
+class SceneError(ValueError):
+    """A scene file that can't be read."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One sample from the distribution of scenes behind a photo.
+
+    The world is the photo's camera: PyTorch3D axes (+X left, +Y up, +Z forward), metres.
+
+    Attributes:
+        signal: the field, with a batch of one; its first view is the photo, the others the sampled targets.
+        renderer: the forward model that draws it.
+        metadata: how it was made (seed, steps, ...); anything that JSON can hold.
+    """
+
+    signal: FieldSignal
+    renderer: PixelFieldRenderer
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def photo(self) -> Tensor:
+        """(1, 3, height, width) the photo in [-1, 1]."""
+        return self.signal.views[0].image
+
+    @property
+    def photo_size(self) -> tuple[int, int]:
+        """(height, width) of the photo that the scene keeps."""
+        return self.photo.shape[-2], self.photo.shape[-1]
+
+    @property
+    def photo_cameras(self) -> PerspectiveCameras:
+        """The photo's own camera, at the world's origin; a batch of one."""
+        return self.signal.views[0].cameras
+
+    @property
+    def target_cameras(self) -> list[PerspectiveCameras]:
+        """The cameras of the sampled target views, in turn; batches of one."""
+        return [view.cameras for view in self.signal.views[1:]]
+
+    @torch.no_grad()
+    def render(self, cameras: PerspectiveCameras, size: tuple[int, int]) -> Rendering:
+        """What cameras see of the scene.
+
+        Args:
+            cameras: PyTorch3D cameras (NDC) in the scene's world, any number.
+            size: (height, width) of the frames.
+        """
+        if len(cameras.R) == 0:
+            empty = map_signal(self.signal, lambda tensor: tensor[:0])
+            return self.renderer.render_all(empty, CameraView(cameras, size))
+        frames = [
+            self.renderer.render_all(self.signal, CameraView(_nth_camera(cameras, index), size))
+            for index in range(len(cameras.R))
+        ]
+        parts = ("image", "depth", "opacity", "features")
+        return Rendering(*(torch.cat([getattr(frame, part) for frame in frames]) for part in parts))
+
+    def to(self, device: torch.device | str) -> Scene:
+        """The scene on another device."""
+        signal = map_signal(self.signal, lambda tensor: tensor.to(device))
+        return Scene(signal, self.renderer.to(device), self.metadata)
+
+    def save(self, path: str | Path) -> None:
+        """Writes one safetensors file, in float32 where it matters and half precision for feature maps."""
+        tensors = {f"renderer.{name}": value for name, value in self.renderer.state_dict().items()}
+        for index, view in enumerate(self.signal.views):
+            tensors |= {f"views.{index}.{name}": getattr(view, name) for name in _VIEW_TENSORS}
+            tensors |= {f"views.{index}.{name}": getattr(view.cameras, name) for name in _CAMERA_TENSORS}
+            tensors[f"views.{index}.features"] = view.features.half()
+            tensors[f"views.{index}.image"] = view.image.half()
+        header = {
+            "format": FORMAT,
+            "field": json.dumps(asdict(self.renderer.config)),
+            "metadata": json.dumps(self.metadata, sort_keys=True),
+        }
+        save_file({name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}, path, metadata=header)
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Scene:
+        """Reads what `save` wrote.
+
+        Raises:
+            SceneError: the file is missing, unreadable or not a scene.
+        """
+        try:
+            with safe_open(str(path), framework="pt", device=str(device)) as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise SceneError(f"{path}: not a readable scene file ({error}); expected a scene.safetensors") from error
+        if header.get("format") != FORMAT:
+            raise SceneError(f"{path}: format {header.get('format')!r}, but this version reads {FORMAT!r}")
+        renderer = PixelFieldRenderer(FieldConfig(**json.loads(header["field"]))).to(device).eval()
+        renderer.chunk_rays = rays_at_a_time(device)
+        renderer.load_state_dict(_strip(tensors, "renderer."))
+        count = len({name.split(".")[1] for name in tensors if name.startswith("views.")})
+        views = tuple(_view(_strip(tensors, f"views.{index}.")) for index in range(count))
+        return cls(FieldSignal(views), renderer, json.loads(header["metadata"]))
+
+
+def rays_at_a_time(device: torch.device | str) -> int:
+    """Rays to render in one go: what fits a CPU's cache (measured: 2 to 4 times faster), or keeps a GPU busy."""
+    return 512 if torch.device(device).type == "cpu" else 131_072
+
+
+def _view(tensors: dict[str, Tensor]) -> FieldView:
+    cameras = perspective_cameras(*(tensors[name] for name in _CAMERA_TENSORS))
+    return FieldView(cameras, **{name: tensors[name].float() for name in _VIEW_TENSORS})
+
+
+def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _nth_camera(cameras: PerspectiveCameras, index: int) -> PerspectiveCameras:
+    one = slice(index, index + 1)
+    return perspective_cameras(cameras.R[one], cameras.T[one], cameras.focal_length[one], cameras.principal_point[one])

@@ -1,0 +1,241 @@
+"""The training loop: any denoiser and forward model, any source of observations, on accelerate."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from diffusers import DDPMScheduler
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from scenediff.losses import LossWeights, Regularizer, TrainingBatch, forward_model_loss, random_drop
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and how fast to train.
+
+    Attributes:
+        minutes: wall-clock length of the whole schedule; the learning rate falls to zero at its end.
+        max_steps: stops earlier than `minutes`, if positive.
+        batch_size: signals in a step, of each process.
+        learning_rate: peak of the one-cycle schedule.
+        warmup_steps: steps of linear warm-up.
+        weight_decay: AdamW's.
+        clip: largest gradient norm.
+        ema_decay: of the averaged weights, which are the ones to keep.
+        context_dropout: share of elements that train without context.
+        mixed_precision: "bf16" or "no".
+        compile: compile the network and the field; pays from a few minutes of training.
+        log_every: steps between log lines.
+        save_every_minutes: between checkpoints.
+        seed: of everything random.
+    """
+
+    minutes: float = 20.0
+    max_steps: int = 0
+    batch_size: int = 128
+    learning_rate: float = 6e-4
+    warmup_steps: int = 300
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema_decay: float = 0.999
+    context_dropout: float = 0.1
+    mixed_precision: str = "bf16"
+    compile: bool = False
+    log_every: int = 50
+    save_every_minutes: float = 5.0
+    seed: int = 0
+
+
+class TrainingStep(nn.Module):
+    """Denoiser, forward model and objective in one module, so that one forward call is one step on any GPU count."""
+
+    def __init__(
+        self, denoiser: nn.Module, forward_model: nn.Module, scheduler: DDPMScheduler, weights: LossWeights,
+        regularizers: Sequence[Regularizer] = (),
+    ):
+        super().__init__()
+        self.denoiser, self.forward_model = denoiser, forward_model
+        self.scheduler, self.weights, self.regularizers = scheduler, weights, tuple(regularizers)
+
+    def forward(self, batch: TrainingBatch, timesteps: Tensor, noise: Tensor, drop: Tensor) -> dict[str, Tensor]:
+        return forward_model_loss(
+            self.denoiser, self.forward_model, self.scheduler, batch, timesteps, noise,
+            drop=drop, weights=self.weights, regularizers=self.regularizers,
+        )
+
+
+def train(
+    model: TrainingStep,
+    next_batch: Callable[[torch.Generator], TrainingBatch],
+    config: TrainConfig,
+    output: Path,
+    *,
+    resume: bool = False,
+    on_save: Callable[[int], None] | None = None,
+) -> dict[str, float]:
+    """Trains and keeps checkpoints; the model holds the averaged weights when it returns.
+
+    Args:
+        model: what to train, in place.
+        next_batch: draws a batch on the model's device from a generator of that device.
+        config: lengths and rates.
+        output: folder of logs (TensorBoard, `log.jsonl`) and of the resumable state.
+        resume: go on from the state in `output`, clock included.
+        on_save: called with the step, while the averaged weights are in the model, at every save and at the end.
+
+    Returns:
+        figures of the run: steps, elements, seconds, elements a second.
+    """
+    accelerator = Accelerator(mixed_precision=config.mixed_precision, log_with=_trackers(), project_dir=str(output))
+    accelerator.init_trackers("training")
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trainable, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay,
+        fused=accelerator.device.type == "cuda",
+    )
+    step_module, optimizer = accelerator.prepare(model, optimizer)
+    ema = EMAModel(trainable, decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+    ema.to(accelerator.device)
+    clock = Clock()
+    accelerator.register_for_checkpointing(ema, clock)
+    if resume:
+        accelerator.load_state(str(output / "state"))
+    generator = torch.Generator(accelerator.device).manual_seed(
+        config.seed + 7919 * clock.steps + accelerator.process_index
+    )
+    log = RunLog(output, config, accelerator)
+    clock.start()
+    last_save = clock.seconds
+    progress = tqdm(total=100, unit="%", desc="training", disable=not accelerator.is_main_process)
+    while (done := _fraction(clock, config)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * learning_rate_factor(done, clock.steps, config.warmup_steps)
+        terms = _one_step(accelerator, step_module, optimizer, trainable, next_batch(generator), config, generator)
+        ema.step(trainable)
+        clock.tick(config.batch_size * accelerator.num_processes)
+        log.add(terms, clock)
+        progress.update(int(100 * done) - progress.n)
+        if clock.seconds - last_save > 60 * config.save_every_minutes:
+            last_save = clock.seconds
+            _save(accelerator, ema, trainable, output, clock.steps, on_save)
+    progress.close()
+    _save(accelerator, ema, trainable, output, clock.steps, on_save)
+    ema.copy_to(trainable)
+    accelerator.end_training()
+    return clock.figures()
+
+
+def learning_rate_factor(done: float, steps: int, warmup_steps: int) -> float:
+    """Linear warm-up, then a cosine to zero over the fraction of the run that is done."""
+    return min(1.0, (steps + 1) / max(1, warmup_steps)) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+class Clock:
+    """Steps, elements and seconds of a run, over restarts."""
+
+    def __init__(self) -> None:
+        self.steps, self.elements, self._before, self._started = 0, 0, 0.0, time.perf_counter()
+
+    def start(self) -> None:
+        self._started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.perf_counter() - self._started
+
+    def tick(self, elements: int) -> None:
+        self.steps += 1
+        self.elements += elements
+
+    def figures(self) -> dict[str, float]:
+        return {
+            "steps": self.steps, "elements": self.elements, "seconds": round(self.seconds, 1),
+            "elements_per_second": round(self.elements / max(self.seconds, 1e-9), 1),
+        }
+
+    def state_dict(self) -> dict[str, float]:
+        return {"steps": self.steps, "elements": self.elements, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.steps, self.elements, self._before = int(state["steps"]), int(state["elements"]), state["seconds"]
+
+
+class RunLog:
+    """Averages the terms between log lines and writes them to `log.jsonl` and the trackers."""
+
+    def __init__(self, output: Path, config: TrainConfig, accelerator: Accelerator):
+        self.every, self.accelerator, self.path = config.log_every, accelerator, output / "log.jsonl"
+        self.sums: dict[str, Tensor] = {}
+        self.count, self.mark = 0, (0, 0.0)
+        if accelerator.is_main_process:
+            output.mkdir(parents=True, exist_ok=True)
+            (output / "train_config.json").write_text(json.dumps(asdict(config), indent=1))
+
+    def add(self, terms: dict[str, Tensor], clock: Clock) -> None:
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
+        self.count += 1
+        if clock.steps % self.every:
+            return
+        line = {name: round(float(value) / self.count, 6) for name, value in self.sums.items()}
+        elements, seconds = clock.elements, clock.seconds
+        line["elements_per_second"] = round((elements - self.mark[0]) / max(seconds - self.mark[1], 1e-9), 1)
+        self.sums, self.count, self.mark = {}, 0, (elements, seconds)
+        self.accelerator.log(line, step=clock.steps)
+        if self.accelerator.is_main_process:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": clock.steps, "seconds": round(seconds, 1), **line}) + "\n")
+
+
+def _one_step(accelerator, step_module, optimizer, trainable, batch, config, generator) -> dict[str, Tensor]:
+    target = batch.target.image
+    count = len(target)
+    levels = accelerator.unwrap_model(step_module).scheduler.config.num_train_timesteps
+    timesteps = torch.randint(levels, (count,), generator=generator, device=target.device)
+    noise = torch.randn(target.shape, generator=generator, device=target.device)
+    drop = random_drop(count, config.context_dropout, generator, target.device)
+    with accelerator.autocast():
+        terms = step_module(batch, timesteps, noise, drop)
+        loss = sum(terms.values())
+    accelerator.backward(loss)
+    norm = accelerator.clip_grad_norm_(trainable, config.clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {**terms, "loss": loss, "gradient_norm": norm}
+
+
+def _fraction(clock: Clock, config: TrainConfig) -> float:
+    by_time = clock.seconds / (60 * config.minutes)
+    return max(by_time, clock.steps / config.max_steps) if config.max_steps > 0 else by_time
+
+
+def _save(accelerator, ema: EMAModel, trainable, output: Path, steps: int, on_save) -> None:
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(output / "state"), safe_serialization=False)
+    if on_save is not None and accelerator.is_main_process:
+        ema.store(trainable)
+        ema.copy_to(trainable)
+        on_save(steps)
+        ema.restore(trainable)
+
+
+def _trackers() -> str | None:
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        logger.warning("no TensorBoard logs: install scenediff[train] to have them")
+        return None
+    return "tensorboard"

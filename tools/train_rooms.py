@@ -1,0 +1,177 @@
+"""Trains the model of rooms: rooms rendered on the fly, a pool of them on the device, checkpoints and sample grids."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from scenediff.datasets.rooms.pool import DrawConfig, GroupPool
+from scenediff.datasets.rooms.stream import RoomBatch, RoomStream, render_groups
+from scenediff.losses import LossWeights
+from scenediff.networks.pixel_denoiser import DenoiserConfig
+from scenediff.networks.regularizers import DepthSupervision, DirectImage
+from scenediff.pipeline import SamplingDefaults, ScenePipeline, build_model
+from scenediff.renderers.cameras import perspective_cameras, relative_to
+from scenediff.renderers.pixel_field import FieldConfig
+from scenediff.training import TrainConfig, TrainingStep, train
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RoomsRun:
+    """One training run of the model of rooms.
+
+    Attributes:
+        output: folder of checkpoints, logs and grids.
+        init: checkpoint folder whose weights to start from.
+        resume: go on with the run in `output`, optimizer state and clock included.
+        workers: processes that render rooms.
+        pool_groups: groups of views kept on the device.
+        pool_warmup: groups to wait for before the first step.
+        data_seed: of the rooms; change it when training goes on from a checkpoint.
+        depth_supervision: also learn from true depths; False is the method's pure form, images alone.
+        grid_rooms: held-out rooms in the sample grids.
+        train: lengths and rates.
+        loss: weights of the objective.
+        depth: weights of the depth terms.
+        direct: weight of the target's own image estimate.
+        draw: how batches are made.
+        denoiser: sizes of the network.
+        field_config: sizes of the field.
+    """
+
+    output: Path
+    init: Path | None = None
+    resume: bool = False
+    workers: int = 14
+    pool_groups: int = 60_000
+    pool_warmup: int = 4_000
+    data_seed: int = 1
+    depth_supervision: bool = True
+    grid_rooms: int = 6
+    train: TrainConfig = field(default_factory=TrainConfig)
+    loss: LossWeights = field(default_factory=LossWeights)
+    depth: DepthSupervision = field(default_factory=DepthSupervision)
+    direct: DirectImage = field(default_factory=DirectImage)
+    draw: DrawConfig = field(default_factory=DrawConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    field_config: FieldConfig = field(default_factory=FieldConfig)
+
+
+def train_rooms(run: RoomsRun, device: torch.device | str) -> dict[str, float]:
+    """Trains, and leaves in `run.output`: checkpoint/ (config.json, weights), grid_*.png, log.jsonl, TensorBoard logs.
+
+    Returns:
+        figures of the run, the rooms' included.
+    """
+    pipeline = _starting_point(run).to(device)
+    step = TrainingStep(
+        pipeline.denoiser, pipeline.renderer, pipeline.scheduler, run.loss,
+        [run.direct, *([run.depth] if run.depth_supervision else [])],
+    ).train()
+    seen = render_groups(4_242, run.grid_rooms, 128, "heldout")
+    pool = GroupPool(run.pool_groups, device, depth_size=run.draw.size)
+    if run.train.compile:
+        pipeline.denoiser.compile_parts()
+    with filling(pool, run) as wait:
+        wait(run.pool_warmup)
+        figures = train(
+            step, lambda generator: pool.draw(run.train.batch_size, run.draw, generator), run.train, run.output,
+            resume=run.resume, on_save=lambda steps: _keep(pipeline, step, seen, run, steps),
+        )
+        figures |= {"groups_rendered": pool.written, "views_rendered": pool.written * seen.images.shape[1]}
+    return figures
+
+
+@contextmanager
+def filling(pool: GroupPool, run: RoomsRun) -> Iterator:
+    """Renders rooms into the pool in the background; yields a function that waits for a number of groups."""
+    stop, failed = threading.Event(), []
+
+    def work() -> None:
+        try:
+            with RoomStream(run.workers, size=2 * run.draw.size, seed=run.data_seed) as stream:
+                for batch in stream:
+                    pool.add(batch)
+                    if stop.is_set():
+                        return
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="rooms", daemon=True)
+    thread.start()
+
+    def wait(groups: int) -> None:
+        started = time.perf_counter()
+        while pool.filled < min(groups, pool.capacity):
+            if failed:
+                raise failed[0]
+            time.sleep(0.2)
+        seconds = time.perf_counter() - started
+        logger.warning("%d groups of views after %.0f s", pool.filled, seconds)
+
+    try:
+        yield wait
+    finally:
+        stop.set()
+        thread.join(30)
+    if failed:
+        raise failed[0]
+
+
+def sample_grid(pipeline: ScenePipeline, rooms: RoomBatch, samples: int = 3, steps: int = 12) -> Image.Image:
+    """Rows of photo, target, deterministic render, samples, true and sampled depth."""
+    size = pipeline.defaults.size
+    images = torch.from_numpy(rooms.images).permute(0, 1, 4, 2, 3).float().to(pipeline.device) / 127.5 - 1
+    cameras = [_cameras(rooms, view, pipeline.device) for view in (0, 1)]
+    world, target = (relative_to(view, cameras[0]) for view in cameras)
+    square = (size, size)
+    deterministic = pipeline.deterministic(images[:, 0], world).render(target, square)
+    drawn = pipeline.sample_views(images[:, 0], world, target, samples, steps=steps, size=square)
+    frames = [scene.render(target, square) for scene in drawn]
+    truth = torch.from_numpy(rooms.depths).float().to(pipeline.device)[:, 1:2]
+    columns = [images[:, 0], images[:, 1], deterministic.image, *(frame.image for frame in frames), _grey(truth),
+               _grey(deterministic.depth), *(_grey(frame.depth) for frame in frames[:2])]
+    fitted = [torch.nn.functional.interpolate(column, size=(128, 128)) for column in columns]
+    rows = torch.cat([column.clamp(-1, 1) for column in fitted], dim=3)  # (rooms, 3, 128, columns * 128)
+    pixels = ((rows.permute(0, 2, 3, 1).flatten(0, 1) + 1) * 127.5).round().byte().cpu().numpy()
+    return Image.fromarray(pixels)
+
+
+def _grey(depth: Tensor) -> Tensor:
+    """Depth (batch, 1, h, w) as a grey picture in [-1, 1]: 0.4 m is white, 8 m black."""
+    return (1 - (depth.clamp(0.4, 8) / 0.4).log() / torch.tensor(20.0).log() * 2).expand(-1, 3, -1, -1)
+
+
+def _cameras(rooms: RoomBatch, view: int, device: torch.device):
+    rotation, translation, focal, principal = (
+        torch.from_numpy(part[:, view].copy()).to(device)
+        for part in (rooms.rotation, rooms.translation, rooms.focal_length, rooms.principal)
+    )
+    return perspective_cameras(rotation, translation, focal, principal)
+
+
+def _starting_point(run: RoomsRun) -> ScenePipeline:
+    if run.init is not None:
+        return ScenePipeline.from_folder(run.init)
+    denoiser, scheduler = build_model(run.denoiser, run.field_config)
+    denoiser.backbone.load_imagenet()
+    return ScenePipeline(denoiser, scheduler, SamplingDefaults(size=run.draw.size))
+
+
+def _keep(pipeline: ScenePipeline, step: TrainingStep, seen: RoomBatch, run: RoomsRun, steps: int) -> None:
+    step.eval()
+    pipeline.save(run.output / "checkpoint")
+    sample_grid(pipeline, seen).save(run.output / f"grid_{steps:07d}.png")
+    step.train()
+    logger.warning("saved at step %d: %s", steps, asdict(run.train))
