@@ -22,7 +22,8 @@ from scenediff.renderers.depth_maps import camera_centers, sharpen_edges
 from scenediff.renderers.layers import Drawer, KeyView, Layers, make_drawer
 
 DEPTH_RANGE = (0.05, 50.0)  # metres; what lies outside is a failure of the field
-TARGET_WIDENING = 1.15  # of the targets' image planes, so that frames beside the target are covered
+TARGET_SCALE, WIDE_SCALE = 0.9, 0.5  # of the photo's key view in pixels: what a CPU has time for
+TARGET_WIDENING = 1.1  # of the targets' image planes, so that frames beside the target are covered
 WIDE_WIDENING = 1.5  # of the views between, which cover what the photo and the targets miss
 WIDE_HANDICAP = 0.3  # radians, as they are coarser
 DEPTH_TOLERANCE = 0.04  # relative; layers closer than this are the same surface
@@ -93,21 +94,21 @@ class BakedScene:
 
 @torch.no_grad()
 def bake(
-    scene: SceneLike, *, short_side: int = 256, edge_blur: int | None = None,
+    scene: SceneLike, *, short_side: int = 256, edge_blur: float | None = None,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> BakedScene:
     """Renders the key views of a scene: the photo's view, the targets, and a wider one between.
 
     Args:
-        scene: rendered once per key view; together 3.3 short_side^2 pixels for a 4:3 photo and one target.
-        short_side: of the photo's and the first target's key view, pixels (long side: at most 1.5 times it).
-        edge_blur: width in pixels over which the field smears depth edges; by default short_side / 64, as the
+        scene: rendered once per key view; together 4.2 short_side^2 pixels for a 4:3 photo and two targets.
+        short_side: of the photo's key view, pixels (its long side: at most 1.5 times that).
+        edge_blur: width in the photo's pixels over which the field smears depth edges; by default short_side / 64, as the
             bundled model's features have 64 pixels.
         progress: called with "view 1/3", ... before each.
     """
     if short_side < 16:
         raise ValueError(f"short_side must be at least 16 pixels, got {short_side}")
-    blur = round(short_side / 64) if edge_blur is None else edge_blur
+    blur = short_side / 64 if edge_blur is None else edge_blur
     views = key_cameras(scene, short_side)
     keys: list[KeyView] = []
     photo_depth = torch.empty(0)
@@ -119,7 +120,7 @@ def bake(
         if is_photo:
             photo_depth = depth
         keys.append(KeyView(
-            cameras=cameras.cpu(), depth=sharpen_edges(depth, blur), opacity=rendering.opacity.float().cpu(),
+            cameras=cameras.cpu(), depth=sharpen_edges(depth, round(blur * min(size) / short_side)), opacity=rendering.opacity.float().cpu(),
             image=(scene.photo if is_photo else rendering.image).float().cpu(), from_photo=is_photo,
             handicap=handicap,
         ))
@@ -130,14 +131,12 @@ def key_cameras(
     scene: SceneLike, short_side: int
 ) -> list[tuple[PerspectiveCameras, tuple[int, int], float]]:
     """Cameras, sizes and handicaps of the key views, the photo's first."""
-    small = round(short_side * 0.75)
     views = [(scene.photo_cameras, scaled_size(scene.photo_size, short_side), 0.0)]
-    for k, target in enumerate(scene.target_cameras):
-        size = scaled_size(scene.photo_size, small if k else short_side)
-        views.append((widened(target, TARGET_WIDENING), size, 0.0))
+    size = scaled_size(scene.photo_size, round(TARGET_SCALE * short_side))
+    views += [(widened(target, TARGET_WIDENING), size, 0.0) for target in scene.target_cameras]
     for target in scene.target_cameras[:2]:
         between = interpolate_cameras(scene.photo_cameras, target, 0.5)
-        size = scaled_size(scene.photo_size, small)
+        size = scaled_size(scene.photo_size, round(WIDE_SCALE * short_side))
         views.append((widened(between, WIDE_WIDENING), size, WIDE_HANDICAP))
     return views
 

@@ -165,8 +165,8 @@ def project(points: Tensor, cameras: PerspectiveCameras, size: tuple[int, int]) 
     ndc = local[..., :2] / depth.clamp(min=1e-3)[..., None] * cameras.focal_length[:, None]
     ndc = ndc + cameras.principal_point[:, None]
     height, width = size
-    extent = ndc.new_tensor([width, height]) / min(height, width)
-    return -ndc / extent, depth
+    short = min(height, width)
+    return torch.stack([ndc[..., 0] * (-short / width), ndc[..., 1] * (-short / height)], dim=-1), depth
 
 
 def encode_geometry(grid: Tensor, depth: Tensor, predicted_log_depth: Tensor, valid: Tensor) -> Tensor:
@@ -174,11 +174,11 @@ def encode_geometry(grid: Tensor, depth: Tensor, predicted_log_depth: Tensor, va
     log_depth = depth.clamp(min=1e-2).log()[..., None]
     octaves = log_depth * (torch.pi * 2.0 ** torch.arange(-2, 3, device=depth.device))  # (batch, points, 5)
     offset = (log_depth - predicted_log_depth).clamp(-4, 4)
-    steps = offset * offset.new_tensor([1.5, 6.0, 24.0])
-    bumps = torch.exp(-(offset * offset.new_tensor([3.0, 10.0, 30.0])).square())
+    steps = [(offset * scale).tanh() for scale in (1.5, 6.0, 24.0)]
+    bumps = [torch.exp(-(offset * scale).square()) for scale in (3.0, 10.0, 30.0)]
     position = grid.clamp(-2, 2)
     return torch.cat(
-        [octaves.sin(), octaves.cos(), position, valid[..., None], steps.tanh(), bumps, log_depth, offset], dim=-1
+        [octaves.sin(), octaves.cos(), position, valid[..., None], *steps, *bumps, log_depth, offset], dim=-1
     )
 
 

@@ -6,6 +6,8 @@ Samples live in log depth: a fixed step is a fixed fraction of the distance.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from pytorch3d.renderer import NDCMultinomialRaysampler, RayBundle
 from torch import Tensor
@@ -21,9 +23,7 @@ def ray_bundle(view: CameraView) -> RayBundle:
         xys (batch, rays, 2) NDC; rays are row-major, or in the order of `view.pixels`.
     """
     height, width = view.size
-    sampler = NDCMultinomialRaysampler(
-        image_width=width, image_height=height, n_pts_per_ray=1, min_depth=1.0, max_depth=1.0
-    ).to(view.cameras.R.device)
+    sampler = _sampler(height, width, view.cameras.R.device)
     if len(view) == 0:
         empty = view.cameras.R.new_zeros(0, height * width if view.pixels is None else view.pixels.shape[1], 3)
         return RayBundle(empty, empty, empty[..., :1], empty[..., :2])
@@ -33,6 +33,14 @@ def ray_bundle(view: CameraView) -> RayBundle:
         return bundle
     index = (view.pixels[..., 0] * width + view.pixels[..., 1])[..., None]  # (batch, rays, 1)
     return RayBundle(*(part.gather(1, index.expand(-1, -1, part.shape[-1])) for part in bundle))
+
+
+@cache
+def _sampler(height: int, width: int, device: torch.device) -> NDCMultinomialRaysampler:
+    sampler = NDCMultinomialRaysampler(
+        image_width=width, image_height=height, n_pts_per_ray=1, min_depth=1.0, max_depth=1.0
+    )
+    return sampler.to(device)
 
 
 def camera_rays(view: CameraView) -> Tensor:

@@ -96,7 +96,7 @@ def test_sharpening_turns_slopes_back_into_steps() -> None:
 
 def test_sharpening_leaves_planes_alone() -> None:
     y, x = torch.meshgrid(torch.arange(40.0), torch.arange(60.0), indexing="ij")
-    depth = 1 / (0.02 + 0.01 * x + 0.003 * y)[None, None]  # a floor seen at a grazing angle, 0.7 m to 50 m away
+    depth = 1 / (0.02 + 0.01 * x + 0.003 * y)[None, None]  # a floor at a grazing angle, 1.4 m to 50 m away
     inside = (..., slice(8, -8), slice(8, -8))
     assert torch.allclose(sharpen_edges(depth, 4)[inside], depth[inside], rtol=1e-4)
 

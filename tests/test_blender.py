@@ -45,7 +45,8 @@ y = np.clip((uv[:, 1] * height).astype(int), 0, height - 1)
 np.savez(sys.argv[2], places=places[loops], colors=pixels[y, x, :3])
 print(json.dumps({
     "objects": len(objects), "source": source.type, "color_space": source.image.colorspace_settings.name,
-    "metallic": shader.inputs["Metallic"].default_value, "roughness": shader.inputs["Roughness"].default_value,
+    "metallic": shader.inputs["Metallic"].default_value,
+    "roughness": shader.inputs["Roughness"].default_value,
     "metres": bpy.context.scene.unit_settings.scale_length,
 }))
 """

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms
+
 from scenediff.datasets.images import FILM_DIAGONAL_MM, Photo, PhotoError, load_photo
 
 RED, GREEN, BLUE = (200, 30, 40), (20, 180, 60), (30, 50, 220)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from rooms_pack import tiny_pack
+
 from scenediff.datasets.rooms.assets import BUNDLED_PACK, AssetPack
 from scenediff.datasets.rooms.layout import furnish
 

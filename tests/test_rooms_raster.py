@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from rooms_pack import tiny_pack
+
 from scenediff.datasets.rooms.builder import Builder
-from scenediff.datasets.rooms.furniture import Part, block
 from scenediff.datasets.rooms.materials import stock_of
+from scenediff.datasets.rooms.pieces import Part, block
 from scenediff.datasets.rooms.raster import Grading, Rasterizer
 from scenediff.datasets.rooms.room import PLAIN, Light, Material, Room, Views
 from scenediff.datasets.rooms.shapes import CUBE
@@ -31,7 +32,7 @@ def colour(red: float, green: float, blue: float) -> Material:
     return Material((red, green, blue), PLAIN, gloss=0.0)
 
 
-def box_room(pack, extra: list[Part] = (), lights: tuple[Light, ...] = ()) -> Room:
+def box_room(pack, extra: tuple[Part, ...] = (), lights: tuple[Light, ...] = ()) -> Room:
     """A closed box of thick walls, each its own colour, with further parts in it."""
     from random import Random
 
@@ -39,7 +40,8 @@ def box_room(pack, extra: list[Part] = (), lights: tuple[Light, ...] = ()) -> Ro
     x, y, z = SIZE
     thick = 0.2
     walls = [
-        block((0, -thick, 0), (x, thick, z), colour(0.2, 0.2, 0.2)), block((0, y, 0), (x, thick, z), colour(0.9, 0.9, 0.9)),
+        block((0, -thick, 0), (x, thick, z), colour(0.2, 0.2, 0.2)),
+        block((0, y, 0), (x, thick, z), colour(0.9, 0.9, 0.9)),
         block((-x / 2 - thick / 2, 0, 0), (thick, y, z), colour(0, 0.5, 0)),
         block((x / 2 + thick / 2, 0, 0), (thick, y, z), colour(0, 0, 0.5)),
         block((0, 0, -z / 2 - thick / 2), (x, y, thick), colour(0.5, 0.5, 0)),
@@ -64,7 +66,10 @@ def views_at(position, rotations, focal=1.3, principal=(0.0, 0.0)) -> Views:
     translation = -np.einsum("i,gkij->gkj", np.asarray(position, np.float32), rotation)
     shape = rotation.shape[:2]
     return Views(
-        rotation, translation, np.full(shape, focal, np.float32), np.broadcast_to(np.float32(principal), (*shape, 2))
+        rotation,
+        translation,
+        np.full(shape, focal, np.float32),
+        np.broadcast_to(np.float32(principal), (*shape, 2)),
     )
 
 
@@ -85,7 +90,9 @@ def pixel_rays(views: Views, size: int) -> np.ndarray:
 def test_depth_of_a_box_room_is_exact(pack, rasterizer, principal):
     room = box_room(pack)
     position = np.array([0.4, 1.1, -0.7])
-    views = views_at(position, [turned(0.3, -0.2, 0.1), turned(2.5, 0.4), turned(-1.2, -0.9)], principal=principal)
+    views = views_at(
+        position, [turned(0.3, -0.2, 0.1), turned(2.5, 0.4), turned(-1.2, -0.9)], principal=principal
+    )
     rasterizer.upload(room)
     depths = rasterizer.render(room, views, grading(), PIXELS).depths[0].astype(np.float64)
     low, high = np.array([-SIZE[0] / 2, 0, -SIZE[2] / 2]), np.array([SIZE[0] / 2, SIZE[1], SIZE[2] / 2])
@@ -98,7 +105,7 @@ def test_depth_of_a_box_room_is_exact(pack, rasterizer, principal):
 def test_probe_agrees_with_render_and_names_objects(pack, rasterizer):
     box = Part(CUBE, (0, 0, 1.0), (0.6, 2.0, 0.4), colour(0.8, 0, 0))
     room = box_room(pack)
-    extra = box_room(pack, [box])
+    extra = box_room(pack, (box,))
     number = extra.instances.copy()
     number[-1, 23] = 9
     room = Room(**{**vars(extra), "instances": number})
@@ -112,7 +119,7 @@ def test_probe_agrees_with_render_and_names_objects(pack, rasterizer):
 
 def test_unlit_colour_and_texture(pack, rasterizer):
     card = Part(CUBE, (0, 0.8, 1.5), (1.0, 1.0, 0.1), Material((1.0, 1.0, 1.0), 0, gloss=0.0))
-    room = box_room(pack, [card])
+    room = box_room(pack, (card,))
     rasterizer.upload(room)
     photos = rasterizer.render(room, views_at((0, 1.3, 0.2), [turned(0, 0)]), grading(), PIXELS, unlit=True)
     image = photos.images[0, 0].astype(int)
@@ -125,9 +132,11 @@ def test_unlit_colour_and_texture(pack, rasterizer):
 
 def test_positive_x_appears_on_the_left(pack, rasterizer):
     red = Part(CUBE, (0.6, 1.0, 1.5), (0.3, 0.3, 0.3), colour(0.9, 0.02, 0.02))
-    room = box_room(pack, [red])
+    room = box_room(pack, (red,))
     rasterizer.upload(room)
-    image = rasterizer.render(room, views_at((0, 1.6, 0), [turned(0, 0)]), grading(), PIXELS, unlit=True).images[0, 0]
+    image = rasterizer.render(
+        room, views_at((0, 1.6, 0), [turned(0, 0)]), grading(), PIXELS, unlit=True
+    ).images[0, 0]
     rows, columns = np.nonzero((image[..., 0] > 200) & (image[..., 1] < 80))
     assert len(rows) > 8
     assert columns.mean() < PIXELS / 2 - 5  # +X is left
@@ -144,7 +153,9 @@ def test_views_of_a_group_share_exposure_and_groups_do_not(pack, rasterizer):
     first = rasterizer.render(room, both, grading(), PIXELS).images[0, 0].mean()
     single = rasterizer.render(room, alone, grading(), PIXELS).images[0, 0].mean()
     assert first > single + 1
-    bright = Room(**{**vars(room), "lights": (lamp._replace(intensity=(8.0, 8.0, 8.0)),), "ambient": 2 * room.ambient})
+    bright = Room(
+        **{**vars(room), "lights": (lamp._replace(intensity=(8.0, 8.0, 8.0)),), "ambient": 2 * room.ambient}
+    )
     again = rasterizer.render(bright, both, grading(), PIXELS).images[0, 0].mean()
     assert again == pytest.approx(first, abs=2.0)  # twice the light: the camera closes its aperture
 
@@ -153,16 +164,22 @@ def test_shadow_under_a_table(pack, rasterizer):
     lamp = Light((0.0, 2.4, 0.0), (0.0, -1.0, 0.0), (6.0, 6.0, 6.0), 0.1, 1.0)
     board = Part(CUBE, (0, 0.7, 0.8), (1.0, 0.05, 0.8), colour(0.5, 0.5, 0.5))
     images = []
-    for parts in ([], [board]):
+    for parts in ((), (board,)):
         room = box_room(pack, parts, (lamp,))
         rasterizer.upload(room)
-        images.append(rasterizer.render(room, views_at((0, 0.3, -0.3), [turned(0, -0.3)]), grading(), PIXELS).images[0, 0])
+        images.append(
+            rasterizer.render(room, views_at((0, 0.3, -0.3), [turned(0, -0.3)]), grading(), PIXELS).images[
+                0, 0
+            ]
+        )
     below = (slice(21, 25), slice(22, 26))  # floor a metre ahead
     assert images[1][below].mean() < 0.75 * images[0][below].mean()
 
 
 def test_too_many_instances_are_refused(pack, rasterizer):
     room = box_room(pack)
-    many = Room(**{**vars(room), "mesh": np.zeros(5000, np.int32), "instances": np.zeros((5000, 28), np.float32)})
+    many = Room(
+        **{**vars(room), "mesh": np.zeros(5000, np.int32), "instances": np.zeros((5000, 28), np.float32)}
+    )
     with pytest.raises(ValueError, match="instances"):
         rasterizer.upload(many)

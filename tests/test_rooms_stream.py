@@ -6,6 +6,7 @@ import multiprocessing
 
 import numpy as np
 import pytest
+
 from scenediff.datasets.rooms.assets import BUNDLED_PACK
 from scenediff.datasets.rooms.stream import RoomStream, StreamConfig, render_groups
 

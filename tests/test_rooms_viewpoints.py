@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from rooms_pack import tiny_pack
+
 from scenediff.datasets.rooms.layout import furnish
 from scenediff.datasets.rooms.raster import Grading, Rasterizer
 from scenediff.datasets.rooms.viewpoints import CLEARANCE, sample_groups, unseen_fraction, world_points

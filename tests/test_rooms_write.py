@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from scenediff.datasets.captures import load_capture
 from scenediff.datasets.rooms.stream import RoomBatch
 from scenediff.datasets.rooms.write import write_room, write_rooms

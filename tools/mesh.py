@@ -72,7 +72,7 @@ def fuse(keys: tuple[KeyView, ...], voxel_size: float, max_faces: int) -> o3d.ge
         ("tsdf", "weight"), (o3c.float32, o3c.float32), ((1,), (1,)), voxel_size, block_resolution=16,
         block_count=2000, device=o3c.Device("CPU:0"),
     )
-    depths = [_trusted_depth(key) for key in keys]
+    depths = [_trusted_depth(key, [other for other in keys if other.handicap < key.handicap]) for key in keys]
     for key, depth in zip(keys, depths, strict=True):
         if not depth.any():
             continue
@@ -175,9 +175,15 @@ def _textured(
     )
 
 
-def _trusted_depth(key: KeyView) -> Tensor:
-    """(h, w) depth in metres, 0 where unknown; on a finer grid, as pixels of grazing surfaces would be steps."""
+def _trusted_depth(key: KeyView, better: list[KeyView]) -> Tensor:
+    """(h, w) depth in metres on a finer grid, as pixels of grazing surfaces would be steps.
+
+    It is 0 where unknown and where one of the better views has seen the same surface.
+    """
     trusted = (key.opacity > 0.5) & (key.depth < FARTHEST)
+    for other in better:
+        seen = _visibility(key.points.reshape(-1, 3), other) > 0
+        trusted &= ~torch.from_numpy(seen).reshape(trusted.shape)
     fine = F.interpolate(trusted.float(), scale_factor=REFINEMENT, mode="nearest")
     return (refine(key.depth, REFINEMENT) * fine)[0, 0]
 

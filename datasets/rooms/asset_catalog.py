@@ -41,23 +41,27 @@ _INDOORS_FROM_EXTERIOR = re.compile(
 )
 _UNWANTED_MODELS = re.compile(
     # thin or tiny things that vanish at photo sizes
-    r"comb|com_bath2_peineta|ruler|textMarker|pencil\d|knife|kitchenKnife|fork|spoon|lipStick|butter|iphone|mobile|"
-    r"cardGame|bague|montre.*|keys|billet.*|housePuzzle|sunglasses|glasses|headphones|cissors_swap|stapler|"
+    r"comb|com_bath2_peineta|ruler|textMarker|pencil\d|knife|kitchenKnife|fork|spoon|lipStick|butter|iphone|"
+    r"mobile|cardGame|bague|montre.*|keys|billet.*|housePuzzle|sunglasses|glasses|headphones|cissors_swap|"
+    r"stapler|"
     r"induction.*|numberLock|tape-measure|flashlight|clothes-hanger|wire-coathanger|kitchen_tool\d|"
     # clothes and food lying about
-    r"suit|robe|blouson|jupe.*|pantalon-shadows|short-shadows|gant-textured|chaussette|casque|chapeau|casquette|"
-    r"bootie|mocassin|sneakers|woman_shoes|slippers|hanging-clothes\d|hotDog|hamburger|sushi_tray|steak|"
+    r"suit|robe|blouson|jupe.*|pantalon-shadows|short-shadows|gant-textured|chaussette|casque|chapeau|"
+    r"casquette|bootie|mocassin|sneakers|woman_shoes|slippers|hanging-clothes\d|hotDog|hamburger|sushi_tray|"
+    r"steak|"
     r"frenchFries|deepFryerWithFrenchFries|roasted-chicken|birthday_cake|mamadeira|cendrier|ashtray|"
     # tools and things of workshops, streets, gyms, offices
     r"pince-coupante|perceuse-electrique|marteau|meuleuse-electrique|scie-egoine|tournevis|pelle|mower|cone|"
-    r"rouleau-de-ruban-adhesif|chimney|round-chimney|furnace|pallet|fence|barrel|ammoBox|.*railing.*|workbench|"
-    r"punching-ball|abdominalBench|fitnessTower|treadmill|indoor-bike|wheelchair|hospital-bed|showerDoor|"
+    r"rouleau-de-ruban-adhesif|chimney|round-chimney|furnace|pallet|fence|barrel|ammoBox|.*railing.*|"
+    r"workbench|punching-ball|abdominalBench|fitnessTower|treadmill|indoor-bike|wheelchair|hospital-bed|"
+    r"showerDoor|"
     r"shippingContainer|emergencySign|fireExtinguisher|lockedLocker|CCTV|surveillanceCamera|smoke-detector|"
     r"garage-door2?|elevator.*|screen-door|window-shutter|intercom.*|entry-bell.*|potty|urinal|small-urinal|"
     r"propane-stove|technicalTable\d|flipper|campingLamp|farola1|candelabre|classic-lamppost|park-light|"
     r"porch-light|shopping-basket|shovel|broom|office_furniture1|contemp_living_room|dart_game|wall-hanger|"
     r"clothes-horse|sleepingBag|air-mattress|japanese_style_screen|doll|umbrellaFolded|"
-    r"riggedFan|doubleOven|tennisRacket|toiletBrush|clock|knifeStandSwap|kitchenTools|basin|islandExtension|"
+    r"riggedFan|coffeePress|doubleOven|tennisRacket|toiletBrush|clock|knifeStandSwap|kitchenTools|basin|"
+    r"islandExtension|"
     # more of what a few others show, and leaves that are cut out by a transparent texture
     r".*plug-Type[ABCG].*|.*RJ-?45.*|.*antenna.*|.*dimmer.*|.*double-switch.*|rounded-.*|bonsai-tree|"
     r"christmas_tree"

@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -69,8 +70,8 @@ def build_pack(
     """Write the asset pack `output` from `furniture`; the same input gives the same bytes.
 
     furniture: the file sweethome3d-furniture_*.deb, or a folder with its libraries (*.sh3f) somewhere below.
-    Raises FileNotFoundError if `furniture` does not exist, and
-    ValueError if it holds no known library or no usable model.
+    Raises FileNotFoundError if `furniture` does not exist, and ValueError if it holds no known library or no
+    usable model.
     """
     furniture, output = Path(furniture), Path(output)
     with _library_files(furniture) as libraries:
@@ -124,7 +125,9 @@ def _build_model(archive: zipfile.ZipFile, entry: Entry, max_faces: int, texture
     materials = _read_materials(archive, entry, names)
     looks = [_look(archive, entry, material, texture_size) for material in materials]
     mesh = _drop_invisible(clean(_placed(mesh, entry)), looks, role)
-    looks = [replace(look, opacity=1.0) for look in looks]
+    if len(mesh.faces) == 0:
+        logger.warning("%s left out: its model has no area", entry.name)
+        return None
     textured = np.array([look.texture is not None for look in looks])
     mesh = simplify(mesh, _face_budget(entry, role, max_faces), textured)
     vertices = smooth_vertices(mesh, textured)
@@ -191,24 +194,15 @@ def _read_materials(archive: zipfile.ZipFile, entry: Entry, names: list[str]) ->
 
 
 def _look(archive: zipfile.ZipFile, entry: Entry, material: Material, texture_size: int) -> _Look:
-    image = _texture_image(archive, entry, material)
-    opacity = material.opacity
     diffuse = np.clip(material.diffuse, 0, 1)
-    colour = _softened(255 * diffuse)
-    if image is not None:
-        colour = _tint(diffuse)
-        alpha = np.asarray(image.getchannel("A")) / 255
-        opacity *= float(alpha.mean()) if alpha.mean() > 0.25 else 0.0
-    elif opacity < 0.5:
+    image = _texture_file(archive, entry, material)
+    texture, coverage = (None, 1.0) if image is None else _texture(image, texture_size)
+    opacity = material.opacity * (coverage if coverage > 0.25 else 0.0)
+    colour = _softened(255 * diffuse) if texture is None else _tint(diffuse)
+    if texture is None and opacity < 0.5:
         colour = (0.35 * colour + 0.65 * np.array(_GLASS)).round()
-    gloss = (
-        255 * min(1.0, max(0.0, material.specular)) * min(1.0, np.log2(1 + max(0.0, material.shininess)) / 10)
-    )
-    texture = (
-        None
-        if image is None
-        else _jpeg(_opaque(image).resize((texture_size, texture_size), Image.Resampling.LANCZOS))
-    )
+    sharpness = np.log2(1 + max(0.0, material.shininess)) / 10
+    gloss = 255 * np.clip(material.specular, 0, 1) * min(1.0, sharpness)
     return _Look((int(colour[0]), int(colour[1]), int(colour[2])), texture, int(gloss), opacity)
 
 
@@ -224,25 +218,28 @@ def _tint(diffuse: np.ndarray) -> np.ndarray:
     return np.round(255 * diffuse / diffuse.max())
 
 
-def _texture_image(archive: zipfile.ZipFile, entry: Entry, material: Material) -> Image.Image | None:
+def _texture_file(archive: zipfile.ZipFile, entry: Entry, material: Material) -> bytes | None:
     if material.texture is None:
         return None
     folder = PurePosixPath(entry.model).parent
     for name in (material.texture, material.texture.split()[-1], PurePosixPath(material.texture).name):
         path = str(folder / name)
         if path in archive.namelist():
-            with Image.open(io.BytesIO(archive.read(path))) as image:
-                return image.convert("RGBA")
+            return archive.read(path)
     logger.warning("%s: texture %r is missing from the library", entry.name, material.texture)
     return None
 
 
-def _opaque(image: Image.Image) -> Image.Image:
-    """The image with its transparent parts filled by the mean colour of the others."""
-    pixels = np.asarray(image).astype(np.float64)
+@lru_cache(maxsize=64)
+def _texture(file: bytes, size: int) -> tuple[bytes, float]:
+    """JPEG file of an image at (size, size), transparent parts filled with its mean, and its mean opacity."""
+    with Image.open(io.BytesIO(file)) as image:
+        pixels = np.asarray(image.convert("RGBA")).astype(np.float32)
     alpha = pixels[..., 3:] / 255
     mean = (pixels[..., :3] * alpha).sum((0, 1)) / max(float(alpha.sum()), 1e-6)
-    return Image.fromarray(np.round(pixels[..., :3] * alpha + mean * (1 - alpha)).astype(np.uint8))
+    opaque = np.round(pixels[..., :3] * alpha + mean * (1 - alpha)).astype(np.uint8)
+    resized = Image.fromarray(opaque).resize((size, size), Image.Resampling.LANCZOS)
+    return _jpeg(resized), float(alpha.mean())
 
 
 def _jpeg(image: Image.Image) -> bytes:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .furniture import Box, Part, Piece
 from .materials import Stock
+from .pieces import Box, Part, Piece
 from .room import Light, Panel, Room
 
 Span = tuple[float, float, float, float]
@@ -42,6 +42,16 @@ class Wall:
         return all(u1 <= a or u0 >= c or y1 <= b or y0 >= d for a, b, c, d in self.taken)
 
 
+class Hole(NamedTuple):
+    """A rectangular opening of a wall: a window, or a passage to an annex."""
+
+    u0: float
+    y0: float
+    u1: float
+    y1: float
+    is_window: bool
+
+
 class Placed(NamedTuple):
     """A piece that stands in the room."""
 
@@ -60,8 +70,10 @@ class Builder:
         self.r, self.stock, self.kind, self.size = r, stock, kind, size
         width, _, depth = size
         self.walls = (
-            Wall((0.0, -depth / 2), 0.0, width), Wall((width / 2, 0.0), -math.pi / 2, depth),
-            Wall((0.0, depth / 2), math.pi, width), Wall((-width / 2, 0.0), math.pi / 2, depth),
+            Wall((0.0, -depth / 2), 0.0, width),
+            Wall((width / 2, 0.0), -math.pi / 2, depth),
+            Wall((0.0, depth / 2), math.pi, width),
+            Wall((-width / 2, 0.0), math.pi / 2, depth),
         )
         self.areas: list[Span] = [(-width / 2, -depth / 2, width / 2, depth / 2)]
         self.rows: list[tuple[float, ...]] = []
@@ -91,10 +103,28 @@ class Builder:
             px, py, pz = part.at
             m = part.material
             mesh = shapes[part.mesh] if isinstance(part.mesh, str) else part.mesh
-            self.rows.append((
-                mesh, x + px * c + pz * s, y + py, z - px * s + pz * c, yaw + part.yaw, part.tilt, *part.size,
-                *m.tint, m.emission, m.layer, *m.repeat, m.gloss, m.speckle, m.grain, m.rib, number, uniform(), uniform(),
-            ))
+            self.rows.append(
+                (
+                    mesh,
+                    x + px * c + pz * s,
+                    y + py,
+                    z - px * s + pz * c,
+                    yaw + part.yaw,
+                    part.tilt,
+                    *part.size,
+                    *m.tint,
+                    m.emission,
+                    m.layer,
+                    *m.repeat,
+                    m.gloss,
+                    m.speckle,
+                    m.grain,
+                    m.rib,
+                    number,
+                    uniform(),
+                    uniform(),
+                )
+            )
 
     def add(self, piece: Piece, x: float, y: float, z: float, yaw: float, below: int = -1) -> Placed:
         """Place a piece and reserve its boxes; `below` is the object that it stands on."""
@@ -126,19 +156,27 @@ class Builder:
             high = (a[3] + margin, a[4], a[5] + margin)
             for b in others:
                 if (
-                    low[0] < b[3] and b[0] < high[0] and low[2] < b[5] and b[2] < high[2]
-                    and low[1] < b[4] and b[1] < high[1]
+                    low[0] < b[3]
+                    and b[0] < high[0]
+                    and low[2] < b[5]
+                    and b[2] < high[2]
+                    and low[1] < b[4]
+                    and b[1] < high[1]
                 ):
                     return False
         return True
 
-    def try_add(self, piece: Piece, x: float, y: float, z: float, yaw: float, margin: float = 0.0) -> Placed | None:
+    def try_add(
+        self, piece: Piece, x: float, y: float, z: float, yaw: float, margin: float = 0.0
+    ) -> Placed | None:
         """Place a piece if it fits."""
         if self.fits(turned_boxes(piece.occupied(), x, y, z, yaw), margin):
             return self.add(piece, x, y, z, yaw)
         return None
 
-    def along_wall(self, piece: Piece, *, tries: int = 8, wall: Wall | None = None, lift: float = 0.0, gap: float = 0.01) -> Placed | None:
+    def along_wall(
+        self, piece: Piece, *, tries: int = 8, wall: Wall | None = None, lift: float = 0.0, gap: float = 0.01
+    ) -> Placed | None:
         """Stand a piece with its back to a wall, or hang it `lift` metres above the floor."""
         w, h, d = piece.size
         for _ in range(tries):
@@ -156,7 +194,9 @@ class Builder:
                 return placed
         return None
 
-    def on_floor(self, piece: Piece, *, tries: int = 8, margin: float = 0.0, aligned: bool = False) -> Placed | None:
+    def on_floor(
+        self, piece: Piece, *, tries: int = 8, margin: float = 0.0, aligned: bool = False
+    ) -> Placed | None:
         """Stand a piece anywhere."""
         x0, z0, x1, z1 = self.areas[0]
         for _ in range(tries):
@@ -176,11 +216,26 @@ class Builder:
         owner = np.array(self.box_object, np.int32)
         furniture = boxes[owner >= self.structure]
         focus = np.concatenate(
-            [(furniture[:, :3] + furniture[:, 3:]) / 2, np.linalg.norm(furniture[:, 3:] - furniture[:, :3], axis=1)[:, None]], 1
+            [
+                (furniture[:, :3] + furniture[:, 3:]) / 2,
+                np.linalg.norm(furniture[:, 3:] - furniture[:, :3], axis=1)[:, None],
+            ],
+            1,
         )
         return Room(
-            self.kind, self.size, rows[:, 0].astype(np.int32), _instances(rows), boxes, owner,
-            np.array(self.stands_on, np.int32), self.structure, focus.astype(np.float32), tuple(self.areas), tuple(self.lights), tuple(self.panels), ambient.astype(np.float32),
+            self.kind,
+            self.size,
+            rows[:, 0].astype(np.int32),
+            _instances(rows),
+            boxes,
+            owner,
+            np.array(self.stands_on, np.int32),
+            self.structure,
+            focus.astype(np.float32),
+            tuple(self.areas),
+            tuple(self.lights),
+            tuple(self.panels),
+            ambient.astype(np.float32),
         )
 
 

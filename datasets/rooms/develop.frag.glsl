@@ -49,7 +49,7 @@ vec3 tone(vec3 x) {
     vec3 shoulder = x * (1.0 + x * 0.12) / (1.0 + 0.78 * x);  // soft highlights that clip near 7
     vec3 display = pow(clamp(shoulder, 0.0, 1.0), vec3(1.0 / 2.2));
     vec3 s = display * display * (3.0 - 2.0 * display);
-    display = mix(display, s, grading.y);
+    display = mix(display, s, grading.y) - 0.03 * grading.y;
     return clamp(display, 0.0, 1.0);
 }
 

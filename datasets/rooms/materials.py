@@ -7,10 +7,8 @@ from functools import lru_cache
 from random import Random
 
 from .assets import Asset, AssetPack, Surface
-from .room import MESH_COLOURS, PLAIN, Material
+from .room import MESH_COLOURS, PLAIN, Colour, Material
 from .shapes import unit_shapes
-
-Colour = tuple[float, float, float]
 
 
 class Stock:
@@ -26,9 +24,7 @@ class Stock:
         self.by_kind: dict[str, list[Surface]] = {}
         for surface in pack.select_surfaces(split=split) or pack.surfaces:
             self.by_kind.setdefault(surface.kind, []).append(surface)
-        self.shapes = {
-            shape.title: len(pack.assets) + index for index, shape in enumerate(unit_shapes())
-        }
+        self.shapes = {shape.title: len(pack.assets) + index for index, shape in enumerate(unit_shapes())}
 
     def indices(self, role: str, *placements: str) -> list[int]:
         """The assets of a role in any of the placements."""
@@ -47,7 +43,13 @@ def stock_of(pack: AssetPack, split: str) -> Stock:
 
 def hsv(hue: float, saturation: float, value: float) -> Colour:
     """Linear light of an sRGB colour given as hue, saturation, value."""
-    return tuple(channel**2.2 for channel in colorsys.hsv_to_rgb(hue % 1.0, saturation, value))  # type: ignore[return-value]
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
+    return red**2.2, green**2.2, blue**2.2
+
+
+def scaled(colour: Colour, gain: float) -> Colour:
+    """A colour times a number."""
+    return colour[0] * gain, colour[1] * gain, colour[2] * gain
 
 
 def grey(value: float) -> Colour:
@@ -64,10 +66,10 @@ def tinted(r: Random, value: float = 1.0, spread: float = 0.12) -> Colour:
 def any_colour(r: Random) -> Colour:
     """Colours of things people own: many greys, blacks and whites, some saturated."""
     kind = r.random()
-    if kind < 0.33:
+    if kind < 0.27:
         return hsv(r.uniform(0.05, 0.18), r.uniform(0.0, 0.12), r.uniform(0.7, 0.97))
     if kind < 0.55:
-        return hsv(r.random(), r.uniform(0.0, 0.15), r.uniform(0.04, 0.35))
+        return hsv(r.random(), r.uniform(0.0, 0.15), r.uniform(0.03, 0.3))
     if kind < 0.72:
         return hsv(r.uniform(0.04, 0.13), r.uniform(0.15, 0.6), r.uniform(0.25, 0.85))
     return hsv(r.random(), r.uniform(0.1, 0.9) * r.uniform(0.4, 1.0), r.uniform(0.15, 0.9))
@@ -107,10 +109,10 @@ def board(r: Random, stock: Stock) -> Material:
     kind = r.random()
     if kind < 0.45:
         return wood(r, stock)
-    if kind < 0.75:
+    if kind < 0.68:
         return plain(r, grey(r.uniform(0.7, 0.95)))
     if kind < 0.9:
-        return plain(r, grey(r.uniform(0.05, 0.5)))
+        return plain(r, grey(r.uniform(0.03, 0.45)))
     return plain(r, any_colour(r))
 
 
@@ -119,7 +121,9 @@ def fabric(r: Random, stock: Stock) -> Material:
     surfaces = stock.by_kind.get("fabric")
     if surfaces and r.random() < 0.6:
         return textured(r, r.choice(surfaces), tinted(r, 0.9, 0.15), 0.0)
-    return Material(any_colour(r), PLAIN, gloss=r.choice((0.0, 0.0, 0.3)), speckle=r.uniform(0, 0.3), grain=0.006)
+    return Material(
+        any_colour(r), PLAIN, gloss=r.choice((0.0, 0.0, 0.3)), speckle=r.uniform(0, 0.3), grain=0.006
+    )
 
 
 def wall_paint(r: Random, stock: Stock) -> Material:
@@ -136,13 +140,17 @@ def wall_paint(r: Random, stock: Stock) -> Material:
         colour = hsv(r.random(), r.uniform(0.05, 0.35), r.uniform(0.4, 0.9))
     else:
         colour = hsv(r.random(), r.uniform(0, 0.5), r.uniform(0.1, 0.4))
-    return Material(colour, PLAIN, gloss=r.uniform(0, 0.25), speckle=r.uniform(0, 0.06), grain=r.uniform(0.004, 0.05))
+    return Material(
+        colour, PLAIN, gloss=r.uniform(0, 0.25), speckle=r.uniform(0, 0.06), grain=r.uniform(0.004, 0.05)
+    )
 
 
 def carpet(r: Random) -> Material:
     """Needle felt and loop pile: saturated or grey, with specks."""
     if r.random() < 0.55:
-        colour = hsv(r.choice((0.6, 0.6, 0.02, 0.35, 0.08, r.random())), r.uniform(0.3, 0.9), r.uniform(0.2, 0.65))
+        colour = hsv(
+            r.choice((0.6, 0.6, 0.02, 0.35, 0.08, r.random())), r.uniform(0.3, 0.9), r.uniform(0.2, 0.65)
+        )
     else:
         colour = grey(r.uniform(0.15, 0.7))
     return Material(colour, PLAIN, gloss=0.0, speckle=r.uniform(0.1, 0.5), grain=r.uniform(0.004, 0.015))
@@ -178,7 +186,9 @@ def picture(r: Random, stock: Stock, kind: str = "poster") -> tuple[Material, fl
     if not surfaces:
         return plain(r, any_colour(r)), r.choice((0.7, 1.4))
     surface = r.choice(surfaces)
-    return Material((1.0, 1.0, 1.0), surface.texture_layer, gloss=r.choice((0.0, 0.2, 0.7))), surface.size[1] / surface.size[0]
+    return Material((1.0, 1.0, 1.0), surface.texture_layer, gloss=r.choice((0.0, 0.2, 0.7))), surface.size[
+        1
+    ] / surface.size[0]
 
 
 def recoloured(r: Random, stock: Stock, asset: Asset) -> Material:
@@ -186,7 +196,16 @@ def recoloured(r: Random, stock: Stock, asset: Asset) -> Material:
     kind = r.random()
     if asset.role in ("sofa", "armchair", "bed") and kind < 0.3:
         return fabric(r, stock)
-    if asset.role in ("dining_table", "coffee_table", "desk", "shelf", "wardrobe", "dresser", "nightstand", "tv_stand"):
+    if asset.role in (
+        "dining_table",
+        "coffee_table",
+        "desk",
+        "shelf",
+        "wardrobe",
+        "dresser",
+        "nightstand",
+        "tv_stand",
+    ):
         if kind < 0.3:
             return board(r, stock)
     elif asset.role in ("chair", "stool", "bench") and kind < 0.25:
@@ -194,5 +213,5 @@ def recoloured(r: Random, stock: Stock, asset: Asset) -> Material:
     elif asset.role == "kitchen_unit" and kind < 0.3:
         return board(r, stock)
     if kind > 0.93 and asset.role != "plant":
-        return Material(tuple(0.15 + 1.1 * c for c in any_colour(r)), MESH_COLOURS)  # type: ignore[arg-type]
+        return Material(scaled(any_colour(r), 1.3), MESH_COLOURS)
     return Material(tinted(r, 1.0, 0.2 if asset.role == "plant" else 0.12), MESH_COLOURS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from dataclasses import dataclass
 
@@ -58,6 +59,7 @@ class GroupPool:
         self.capacity, self.device, self.depth_size = capacity, torch.device(device), depth_size
         self.filled, self.written = 0, 0
         self._lock = threading.Lock()
+        self._dice = random.Random(0)  # on the host: a question to the device would wait for it
         self._tensors: dict[str, Tensor] = {}
 
     def add(self, batch: RoomBatch) -> None:
@@ -101,7 +103,7 @@ class GroupPool:
             picked = {name: value[group[:, None], order] for name, value in self._tensors.items()}
         picked = _mirrored(picked, torch.rand(batch, generator=generator, device=self.device) < 0.5)
         images = picked["images"].permute(0, 1, 4, 2, 3).float() / 127.5 - 1  # (batch, roles, 3, S, S)
-        two = order.shape[1] > 3 and torch.rand((), generator=generator, device=self.device) < config.two_contexts
+        two = order.shape[1] > 3 and self._dice.random() < config.two_contexts
         sensors = (0, 3) if two else (0,)
         images = photograph(images, sensor_views=sensors, generator=generator, strength=config.photometric)
         return _assemble(images, picked, two, config, generator)

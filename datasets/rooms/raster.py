@@ -1,9 +1,9 @@
 """Photographs and depths of furnished rooms with OpenGL: on a GPU through EGL, or on the CPU with Mesa.
 
-The pack's geometry and textures are uploaded once. A room is a buffer of instances and, for each view, a list of
-indirect draws, so Python's share does not grow with the number of objects. All views of a room are drawn as tiles
-of one large image at twice the wanted size, where every second sample lies on a pixel's centre: depth is read
-there, colour through a tent filter of 3 x 3 samples.
+The pack's geometry and textures are uploaded once. A room is a buffer of instances and, for each view, a
+list of indirect draws, so Python's share does not grow with the number of objects. All views of a room are
+drawn as tiles of one large image at twice the wanted size, where every second sample lies on a pixel's
+centre: depth is read there, colour through a tent filter of 3 x 3 samples.
 """
 
 from __future__ import annotations
@@ -19,17 +19,26 @@ import moderngl
 import numpy as np
 
 from .assets import Asset, AssetPack
-from .room import FLOATS_PER_INSTANCE, Light, Room, Views
+from .projections import FAR, NEAR, clip_matrices, extent, light_colour, light_map, overhead_map
+from .room import FLOATS_PER_INSTANCE, Room, Views
 from .shapes import unit_shapes
 
-NEAR, FAR = 0.05, 60.0
 SHADOW_SIZE = 768
 _MAX_INSTANCES, _MAX_COMMANDS, _MAX_LIGHTS, _MAX_PANELS, _SHADOWED = 4096, 400_000, 8, 6, 3
-_VERTEX = np.dtype([
-    ("position", "f4", 3), ("normal", "f4", 3), ("uv", "f4", 2), ("colour", "u1", 3), ("gloss", "u1"), ("layer", "f4"),
-])
+_VERTEX = np.dtype(
+    [
+        ("position", "f4", 3),
+        ("normal", "f4", 3),
+        ("uv", "f4", 2),
+        ("colour", "u1", 3),
+        ("gloss", "u1"),
+        ("layer", "f4"),
+    ]
+)
 _INSTANCE_FORMAT = "4f 4f 4f 4f 4f 4f 4f/i"
-_REMEDY = "no OpenGL context through EGL ({error}); on Debian: apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri"
+_REMEDY = (
+    "no OpenGL context through EGL ({error}); on Debian: apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,19 +46,22 @@ class Grading:
     """How a camera develops each group of views: exposure, contrast, colour. All arrays are float32."""
 
     tone: np.ndarray
-    """(G, 4): stops of exposure, contrast 0..1, saturation, strength of the white balance 0..1."""
+    """(G, 4): stops of exposure, contrast 0..1.5, saturation, strength of the white balance 0..1."""
     cast: np.ndarray
     """(G, 4): gains of red, green and blue left by the balance, darkness of crevices."""
 
     @classmethod
     def sample(cls, rng: np.random.Generator, groups: int) -> Grading:
         """Random cameras for `groups` groups of views."""
-        tone = np.stack([
-            rng.normal(-0.25, 0.5, groups).clip(-1.4, 0.9),
-            rng.uniform(0.1, 1.0, groups),
-            rng.uniform(0.75, 1.3, groups),
-            rng.uniform(0.4, 1.0, groups),
-        ], 1)
+        tone = np.stack(
+            [
+                rng.normal(-0.7, 0.5, groups).clip(-1.8, 0.6),
+                rng.uniform(0.3, 1.4, groups),
+                rng.uniform(0.85, 1.5, groups),
+                rng.uniform(0.4, 1.0, groups),
+            ],
+            1,
+        )
         gains = np.exp(rng.normal(0, 0.045, (groups, 3)))
         crevices = rng.uniform(0.5, 1.0, (groups, 1))
         return cls(tone.astype(np.float32), np.concatenate([gains, crevices], 1).astype(np.float32))
@@ -77,14 +89,32 @@ class Rasterizer:
         self._depth = self._program("depth.vert.glsl", "depth.frag.glsl")
         self._meter = self._program("screen.vert.glsl", "meter.frag.glsl")
         self._develop = self._program("screen.vert.glsl", "develop.frag.glsl")
-        self._draw_surface = self.context.vertex_array(self._surface, [
-            (self._vertices, "3f 3f 2f 4f1 1f", "position", "normal", "uv", "colour", "layer"),
-            (self._instances, _INSTANCE_FORMAT, "row0", "row1", "row2", "tint", "material", "finish", "offset"),
-        ], self._faces)
-        self._draw_depth = self.context.vertex_array(self._depth, [
-            (self._vertices, "3f 28x", "position"),
-            (self._instances, "4f 4f 4f 32x 4f 16x/i", "row0", "row1", "row2", "finish"),
-        ], self._faces)
+        self._draw_surface = self.context.vertex_array(
+            self._surface,
+            [
+                (self._vertices, "3f 3f 2f 4f1 1f", "position", "normal", "uv", "colour", "layer"),
+                (
+                    self._instances,
+                    _INSTANCE_FORMAT,
+                    "row0",
+                    "row1",
+                    "row2",
+                    "tint",
+                    "material",
+                    "finish",
+                    "offset",
+                ),
+            ],
+            self._faces,
+        )
+        self._draw_depth = self.context.vertex_array(
+            self._depth,
+            [
+                (self._vertices, "3f 28x", "position"),
+                (self._instances, "4f 4f 4f 32x 4f 16x/i", "row0", "row1", "row2", "finish"),
+            ],
+            self._faces,
+        )
         self._draw_meter = self.context.vertex_array(self._meter, [])
         self._draw_develop = self.context.vertex_array(self._develop, [])
         self._shadow_atlas = self.context.depth_texture((4 * SHADOW_SIZE, SHADOW_SIZE))
@@ -128,7 +158,7 @@ class Rasterizer:
         """
         groups, tiles = views.focal_length.shape
         target = self._render_target(groups, tiles, size)
-        matrices = _clip_matrices(views, 2 * size)
+        matrices = clip_matrices(views, 2 * size)
         if not unlit:
             self._set_lights(room)
             self._draw_shadows(room)
@@ -145,16 +175,16 @@ class Rasterizer:
             self._surface["view_projection"].write(matrices.reshape(-1, 4, 4)[index].T.tobytes())
             self._surface["eye"].write(centre.astype(np.float32).tobytes())
             self._draw_surface.render_indirect(self._commands, count=counts[index], first=offsets[index])
-        self._develop_tiles(target, views, grading, size, _light_colour(room), raw=unlit)
+        self._develop_tiles(target, views, grading, size, light_colour(room), raw=unlit)
         return _read_photos(target, groups, tiles, size)
 
     def probe(self, views: Views, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Small depth images of the uploaded room for (N,) cameras: (N, size, size) metres and object numbers."""
+        """Small images of the uploaded room for (N,) cameras: (N, size, size) depths and object numbers."""
         count = len(views.focal_length)
         tiles = math.ceil(math.sqrt(count))
         rows = math.ceil(count / tiles)
         buffer = self._probe_target(rows * size, tiles * size)
-        matrices = _clip_matrices(views, 0)
+        matrices = clip_matrices(views, 0)
         offsets, counts = self._write_commands(views, smallest=0.12)
         buffer.use()
         self.context.enable_only(moderngl.DEPTH_TEST)
@@ -166,7 +196,11 @@ class Rasterizer:
             self._draw_depth.render_indirect(self._commands, count=counts[index], first=offsets[index])
         buffer.viewport = (0, 0, tiles * size, rows * size)
         data = np.frombuffer(buffer.read(components=2, dtype="f4"), np.float32)
-        data = data.reshape(rows, size, tiles, size, 2).transpose(4, 0, 2, 1, 3).reshape(2, rows * tiles, size, size)
+        data = (
+            data.reshape(rows, size, tiles, size, 2)
+            .transpose(4, 0, 2, 1, 3)
+            .reshape(2, rows * tiles, size, size)
+        )
         return data[0, :count], data[1, :count].astype(np.int32)
 
     # ---------------------------------------------------------------------------------------- set-up
@@ -194,7 +228,9 @@ class Rasterizer:
         faces = np.concatenate([mesh.faces for mesh in meshes]).astype(np.uint32)
         vertex_count = np.array([len(mesh.positions) for mesh in meshes])
         index_count = np.array([mesh.faces.size for mesh in meshes])
-        commands = np.zeros((len(meshes), 5), np.uint32)  # indices, instances, first index, base vertex, instance
+        commands = np.zeros(
+            (len(meshes), 5), np.uint32
+        )  # indices, instances, first index, base vertex, instance
         commands[:, 0], commands[:, 1] = index_count, 1
         commands[:, 2] = np.cumsum(index_count) - index_count
         commands[:, 3] = np.cumsum(vertex_count) - vertex_count
@@ -270,21 +306,26 @@ class Rasterizer:
         self._surface["light_count"].value = len(lights)
         self._surface["panel_count"].value = min(len(room.panels), _MAX_PANELS)
         for name, value in (
-            ("light_position", position), ("light_direction", direction), ("light_intensity", intensity),
-            ("panel_centre", panel[0]), ("panel_half_width", panel[1]), ("panel_half_height", panel[2]),
-            ("panel_radiance", panel[3]), ("ambient", room.ambient.astype(np.float32)),
+            ("light_position", position),
+            ("light_direction", direction),
+            ("light_intensity", intensity),
+            ("panel_centre", panel[0]),
+            ("panel_half_width", panel[1]),
+            ("panel_half_height", panel[2]),
+            ("panel_radiance", panel[3]),
+            ("ambient", room.ambient.astype(np.float32)),
         ):
             self._surface[name].write(value.tobytes())
-        low, high = _extent(room)
+        low, high = extent(room)
         if "room_low" in self._surface:
             self._surface["room_low"].value = tuple(low)
         self._surface["room_high"].value = tuple(high)
 
     def _draw_shadows(self, room: Room) -> None:
         """Depths seen from the first lights, and from the ceiling straight down (the last tile)."""
-        maps = [_light_map(light, room) for light in room.lights[:_SHADOWED]]
-        maps += [maps[0] if maps else _overhead_map(room)] * (_SHADOWED - len(maps))
-        maps.append(_overhead_map(room))
+        maps = [light_map(light, room) for light in room.lights[:_SHADOWED]]
+        maps += [maps[0] if maps else overhead_map(room)] * (_SHADOWED - len(maps))
+        maps.append(overhead_map(room))
         count = len(self._mesh)
         self._store_commands(np.arange(count), np.array([count]))
         self._shadow_target.use()
@@ -294,11 +335,20 @@ class Rasterizer:
             self._shadow_target.viewport = (slot * SHADOW_SIZE, 0, SHADOW_SIZE, SHADOW_SIZE)
             self._depth["view_projection"].write(matrix.T.astype(np.float32).tobytes())
             self._draw_depth.render_indirect(self._commands, count=count)
-        self._surface["shadow_matrix"].write(np.stack([matrix.T for matrix, _ in maps]).astype(np.float32).tobytes())
+        self._surface["shadow_matrix"].write(
+            np.stack([matrix.T for matrix, _ in maps]).astype(np.float32).tobytes()
+        )
         self._surface["shadow_range"].write(np.array([limits for _, limits in maps], np.float32).tobytes())
 
     def _develop_tiles(
-        self, target: _RenderTarget, views: Views, grading: Grading, size: int, light: np.ndarray, *, raw: bool
+        self,
+        target: _RenderTarget,
+        views: Views,
+        grading: Grading,
+        size: int,
+        light: np.ndarray,
+        *,
+        raw: bool,
     ) -> None:
         groups, tiles = views.focal_length.shape
         self.context.disable(moderngl.DEPTH_TEST)
@@ -329,13 +379,18 @@ class _RenderTarget:
         wide, high = tiles * size, groups * size
         self.scene = context.texture((2 * wide, 2 * high), 4, dtype="f2")
         self.scene.filter = (moderngl.NEAREST, moderngl.NEAREST)
-        self.scene_buffer = context.framebuffer([self.scene], context.depth_renderbuffer((2 * wide, 2 * high)))
+        self.scene_buffer = context.framebuffer(
+            [self.scene], context.depth_renderbuffer((2 * wide, 2 * high))
+        )
         self.meter = context.texture((groups, 1), 4, dtype="f4")
         self.meter.filter = (moderngl.NEAREST, moderngl.NEAREST)
         self.meter_buffer = context.framebuffer([self.meter])
-        self.photo_buffer = context.framebuffer([
-            context.texture((wide, high), 4), context.texture((wide, high), 1, dtype="f2"),
-        ])
+        self.photo_buffer = context.framebuffer(
+            [
+                context.texture((wide, high), 4),
+                context.texture((wide, high), 1, dtype="f2"),
+            ]
+        )
 
 
 def _read_photos(target: _RenderTarget, groups: int, tiles: int, size: int) -> Photos:
@@ -357,83 +412,3 @@ def _create_context() -> moderngl.Context:
         return moderngl.create_context(**_context_arguments())
     except Exception as error:  # moderngl raises bare exceptions here
         raise RuntimeError(_REMEDY.format(error=error)) from error
-
-
-def _clip_matrices(views: Views, samples: int) -> np.ndarray:
-    """(..., 4, 4) world-to-clip matrices for column vectors, the image's top row first in memory.
-
-    With `samples` to a side the image moves by half a sample, so that every second sample is a pixel's centre.
-    """
-    f, principal = views.focal_length, views.principal
-    shift = 0.0 if samples == 0 else 1.0 / samples
-    projection = np.zeros((*f.shape, 4, 4), np.float64)
-    projection[..., 0, 0] = -f
-    projection[..., 0, 2] = -principal[..., 0] - shift
-    projection[..., 1, 1] = -f
-    projection[..., 1, 2] = -principal[..., 1] - shift
-    projection[..., 2, 2] = (FAR + NEAR) / (FAR - NEAR)
-    projection[..., 2, 3] = -2 * FAR * NEAR / (FAR - NEAR)
-    projection[..., 3, 2] = 1.0
-    pose = np.zeros_like(projection)
-    pose[..., :3, :3] = views.rotation.swapaxes(-1, -2)
-    pose[..., :3, 3] = views.translation
-    pose[..., 3, 3] = 1.0
-    return (projection @ pose).astype(np.float32)
-
-
-def _light_colour(room: Room) -> np.ndarray:
-    """(3,) colour of the room's light, 1 on average."""
-    total = np.sum([light.intensity for light in room.lights], axis=0) + 0.01 + 3 * room.ambient.mean(0)
-    return (total / total.mean()).astype(np.float32)
-
-
-def _extent(room: Room) -> tuple[np.ndarray, np.ndarray]:
-    areas = np.array(room.areas)
-    low = np.array([areas[:, 0].min(), 0.0, areas[:, 1].min()])
-    high = np.array([areas[:, 2].max(), room.size[1], areas[:, 3].max()])
-    return low, high
-
-
-def _look_along(position: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """(4, 4) world-to-camera matrix, z forward, for column vectors."""
-    forward = direction / np.linalg.norm(direction)
-    helper = np.array([1.0, 0.0, 0.0]) if abs(forward[1]) > 0.9 else np.array([0.0, 1.0, 0.0])
-    side = np.cross(helper, forward)
-    side /= np.linalg.norm(side)
-    matrix = np.eye(4)
-    matrix[:3, :3] = side, np.cross(forward, side), forward
-    matrix[:3, 3] = -matrix[:3, :3] @ position
-    return matrix
-
-
-def _parallel(width: float, height: float, near: float, far: float) -> np.ndarray:
-    scale = np.diag([2 / width, 2 / height, 2 / (far - near), 1.0])
-    scale[2, 3] = -(far + near) / (far - near)
-    return scale
-
-
-def _light_map(light: Light, room: Room) -> tuple[np.ndarray, tuple[float, float, float, float]]:
-    """World-to-clip matrix of a light's shadow map, and (near, far, radius over half width at 1 m, parallel)."""
-    position, direction = np.array(light.position), np.array(light.direction)
-    if light.far:
-        low, high = _extent(room)
-        reach = float(np.linalg.norm(high - low)) / 2 + 0.3
-        centre = (low + high) / 2
-        matrix = _parallel(2 * reach, 2 * reach, 0.0, 2 * reach) @ _look_along(centre - reach * direction, direction)
-        return matrix, (0.0, 2 * reach, 0.0, 1.0)
-    near, far, tangent = 0.12, 25.0, math.tan(math.radians(66))
-    projection = np.zeros((4, 4))
-    projection[0, 0] = projection[1, 1] = 1 / tangent
-    projection[2, 2], projection[2, 3] = (far + near) / (far - near), -2 * far * near / (far - near)
-    projection[3, 2] = 1.0
-    return projection @ _look_along(position, direction), (near, far, light.radius / tangent, 0.0)
-
-
-def _overhead_map(room: Room) -> tuple[np.ndarray, tuple[float, float, float, float]]:
-    """Heights seen from just under the ceiling, over the whole floor."""
-    low, high = _extent(room)
-    centre = (low + high) / 2
-    centre[1] = high[1]
-    width = float(max(high[0] - low[0], high[2] - low[2])) + 0.2
-    near, far = 0.03, float(high[1]) + 0.1
-    return _parallel(width, width, near, far) @ _look_along(centre, np.array([0.0, -1.0, 0.0])), (near, far, 0.0, 1.0)

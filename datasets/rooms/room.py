@@ -6,7 +6,7 @@ World axes: x and z along the floor, y up, metres, the origin in the middle of t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,10 +15,14 @@ PLAIN = -1  # a texture layer: no texture, the tint alone
 FLOATS_PER_INSTANCE = 28
 
 
+Colour = tuple[float, float, float]
+"""Linear light: red, green, blue."""
+
+
 class Material(NamedTuple):
     """What a part is made of. Colours are linear light in 0..1, lengths are metres."""
 
-    tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    tint: Colour = (1.0, 1.0, 1.0)
     layer: int = MESH_COLOURS
     repeat: tuple[float, float] = (0.0, 0.0)
     """Metres that one repeat of the texture covers, laid on along the part's axes; 0: the mesh's own uv."""
@@ -30,7 +34,7 @@ class Material(NamedTuple):
     """Strength of random specks of `grain` metres (carpet, plaster)."""
     grain: float = 0.01
     rib: float = 0.0
-    """Period of dark grooves across the part (tambour doors, radiators, drawers); 0: none; negative: level ones."""
+    """Period of dark grooves across the part (tambour doors, radiators); 0: none; negative: level ones."""
 
 
 class Light(NamedTuple):
@@ -38,7 +42,7 @@ class Light(NamedTuple):
 
     position: tuple[float, float, float]
     direction: tuple[float, float, float]
-    intensity: tuple[float, float, float]
+    intensity: Colour
     radius: float
     exponent: float
     """Of the cosine to `direction`: 0 shines everywhere, 1 is a flat panel, more is a spot."""
@@ -52,7 +56,7 @@ class Panel(NamedTuple):
     centre: tuple[float, float, float]
     half_width: tuple[float, float, float]
     half_height: tuple[float, float, float]
-    radiance: tuple[float, float, float]
+    radiance: Colour
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +67,10 @@ class Room:
         kind: "office", "kitchen", ...
         size: (width x, height y, depth z) of the main part.
         mesh: (N,) int32, each instance's mesh: the pack's assets, then the unit shapes.
-        instances: (N, 28) float32: object-to-world rows (12); tint, emission; layer, repeat (2), gloss; speckle,
-            grain, rib, object number; texture offset (2), unused (2).
+        instances: (N, 28) float32: object-to-world rows (12); tint, emission; layer, repeat (2), gloss;
+            speckle, grain, rib, object number; texture offset (2), unused (2).
         boxes: (B, 6) float32 axis-aligned boxes (low xyz, high xyz) that nothing else may enter.
-        box_object: (B,) int32, the object that each box belongs to; below `structure` are walls, floors, ceilings.
+        box_object: (B,) int32, the object that each box belongs to; walls, floors and the like come first.
         stands_on: (B,) int32, the object on or in which a box's object stands; -1: the floor or a wall.
         structure: number of structural objects.
         focus: (F, 4) float32 points worth looking at, and the size of what stands there.
@@ -108,7 +112,10 @@ class Views:
         """(..., 3) camera positions in the world."""
         return -np.einsum("...ij,...j->...i", self.rotation, self.translation)
 
-    def __getitem__(self, index: object) -> Views:
+    def __getitem__(self, index: Any) -> Views:
         return Views(
-            self.rotation[index], self.translation[index], self.focal_length[index], self.principal[index]  # type: ignore[index]
+            self.rotation[index],
+            self.translation[index],
+            self.focal_length[index],
+            self.principal[index],
         )

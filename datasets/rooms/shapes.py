@@ -1,17 +1,27 @@
 """Unit shapes that parametric furniture is made of: boxes, cylinders, cushions, plants, rows of books, fruit.
 
 Every shape is an `Asset` of size 1 x 1 x 1 with the pack's conventions: x and z centred, base at y = 0. An
-instance's scale is therefore its size in metres. Shapes with colours of their own (plants, books, fruit) carry
-them at the vertices; the others are white, for their instance's material.
+instance's scale is therefore its size in metres. Shapes with colours of their own (plants, books, fruit)
+carry them at the vertices; the others are white, for their instance's material.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 
 from .assets import Asset
 
-CUBE, CYLINDER, TAPER, SPHERE, CUSHION, BASKET, BAG = "cube", "cylinder", "taper", "sphere", "cushion", "basket", "bag"
+CUBE, CYLINDER, TAPER, SPHERE, CUSHION, BASKET, BAG = (
+    "cube",
+    "cylinder",
+    "taper",
+    "sphere",
+    "cushion",
+    "basket",
+    "bag",
+)
 PLANTS = tuple(f"plant{index}" for index in range(8))
 BOOKS = tuple(f"books{index}" for index in range(8))
 FRUITS = tuple(f"fruit{index}" for index in range(6))
@@ -40,11 +50,23 @@ def _asset(name, positions, normals, uvs, faces, colours=None) -> Asset:
     if colours is None:
         colours = np.full((count, 3), 255)
     return Asset(
-        name=f"shape/{name}", title=name, category="Shapes", placement="floor", role="shape",
-        size=(1.0, 1.0, 1.0), elevation=0.0, creator="scenediff", licence="Apache-2.0", split="train", support=(),
-        positions=np.asarray(positions, np.float32), normals=np.asarray(normals, np.float32),
-        uvs=np.asarray(uvs, np.float32), colours=np.asarray(colours, np.uint8),
-        texture_layer=np.full(count, -1, np.int16), gloss=np.full(count, 20, np.uint8),
+        name=f"shape/{name}",
+        title=name,
+        category="Shapes",
+        placement="floor",
+        role="shape",
+        size=(1.0, 1.0, 1.0),
+        elevation=0.0,
+        creator="scenediff",
+        licence="Apache-2.0",
+        split="train",
+        support=(),
+        positions=np.asarray(positions, np.float32),
+        normals=np.asarray(normals, np.float32),
+        uvs=np.asarray(uvs, np.float32),
+        colours=np.asarray(colours, np.uint8),
+        texture_layer=np.full(count, -1, np.int16),
+        gloss=np.full(count, 20, np.uint8),
         faces=np.asarray(faces, np.int32),
     )
 
@@ -55,7 +77,9 @@ def _cube():
     up = np.array([[0, 1, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0], [0, 0, -1], [0, 0, 1]], float)
     out = np.cross(right, up)
     corner = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
-    positions = corner[:, :1] * right[:, None] + corner[:, 1:] * up[:, None] + 0.5 * out[:, None] + [0, 0.5, 0]
+    positions = (
+        corner[:, :1] * right[:, None] + corner[:, 1:] * up[:, None] + 0.5 * out[:, None] + [0, 0.5, 0]
+    )
     faces = (np.arange(6)[:, None, None] * 4 + np.array([[0, 1, 2], [0, 2, 3]])).reshape(-1, 3)
     return positions.reshape(-1, 3), np.repeat(out, 4, 0), np.tile(corner + 0.5, (6, 1)), faces
 
@@ -71,11 +95,15 @@ def _revolve(profile, sides: int):
     angle = np.linspace(0, 2 * np.pi, sides + 1)
     circle = np.stack([np.cos(angle), np.sin(angle)], 1)
     positions, normals, uvs, faces = [], [], [], []
-    for index, ((r0, y0), (r1, y1)) in enumerate(zip(profile[:-1], profile[1:], strict=True)):
+    for index, ((r0, y0), (r1, y1)) in enumerate(itertools.pairwise(profile)):
         slope = np.array([y1 - y0, r0 - r1]) / np.hypot(y1 - y0, r1 - r0)
         for radius, height, v in ((r0, y0, 0.0), (r1, y1, 1.0)):
-            positions.append(np.stack([circle[:, 0] * radius, np.full(sides + 1, height), circle[:, 1] * radius], 1))
-            normals.append(np.stack([circle[:, 0] * slope[0], np.full(sides + 1, slope[1]), circle[:, 1] * slope[0]], 1))
+            positions.append(
+                np.stack([circle[:, 0] * radius, np.full(sides + 1, height), circle[:, 1] * radius], 1)
+            )
+            normals.append(
+                np.stack([circle[:, 0] * slope[0], np.full(sides + 1, slope[1]), circle[:, 1] * slope[0]], 1)
+            )
             uvs.append(np.stack([angle / (2 * np.pi), np.full(sides + 1, v)], 1))
         faces.append(_grid_faces(2, sides + 1) + index * 2 * (sides + 1))
     return tuple(np.concatenate(part) for part in (positions, normals, uvs, faces))
@@ -84,7 +112,9 @@ def _revolve(profile, sides: int):
 def _sphere(columns: int, rows: int):
     polar = np.linspace(0, np.pi, rows + 1)[:, None]
     angle = np.linspace(0, 2 * np.pi, columns + 1)[None]
-    normals = np.stack([np.sin(polar) * np.cos(angle), -np.cos(polar) + 0 * angle, np.sin(polar) * np.sin(angle)], -1)
+    normals = np.stack(
+        [np.sin(polar) * np.cos(angle), -np.cos(polar) + 0 * angle, np.sin(polar) * np.sin(angle)], -1
+    )
     uvs = np.stack([angle / (2 * np.pi) + 0 * polar, polar / np.pi + 0 * angle], -1)
     normals = normals.reshape(-1, 3)
     return normals / 2 + [0, 0.5, 0], normals, uvs.reshape(-1, 2), _grid_faces(rows + 1, columns + 1)
@@ -117,7 +147,8 @@ def _crumpled(rng):
     """A plastic bag or a heap of cloth: a sphere pushed in and out."""
     _, sphere, uvs, faces = _sphere(20, 12)
     bumps = sum(
-        0.25 / np.sqrt(k) * np.sin(sphere @ rng.normal(0, 1.2 * k, 3) + rng.uniform(0, 6.3))[:, None] for k in range(1, 7)
+        0.25 / np.sqrt(k) * np.sin(sphere @ rng.normal(0, 1.2 * k, 3) + rng.uniform(0, 6.3))[:, None]
+        for k in range(1, 7)
     )
     positions = _fit(sphere * (1 + 0.5 * bumps) * [1, 0.8, 1])
     return positions, _smooth_normals(positions, faces), uvs, faces
@@ -154,7 +185,9 @@ def _plant(rng, index: int):
         length = rng.uniform(0.2, 0.42, count) * (1.1 - 0.5 * np.abs(height - 0.5))
         width = length * rng.uniform(0.12, 0.55)
     else:
-        base = np.concatenate([rng.normal(0, 0.04, (count, 1)), np.zeros((count, 1)), rng.normal(0, 0.04, (count, 1))], 1)
+        base = np.concatenate(
+            [rng.normal(0, 0.04, (count, 1)), np.zeros((count, 1)), rng.normal(0, 0.04, (count, 1))], 1
+        )
         rise = np.abs(rng.normal(rng.uniform(0.6, 2.5), 0.7, count))
         length = rng.uniform(0.4, 1.0, count)
         width = length * rng.uniform(0.05, 0.2)
@@ -178,11 +211,14 @@ def _plant(rng, index: int):
 def _boxes(low, high, colours):
     """Many axis-aligned boxes with a colour each."""
     cube, normals, uvs, faces = _cube()
-    positions = low[:, None] + (cube + [0.5, 0, 0.5]) * (high - low)[:, None]
+    positions = low[:, None] + (cube + np.array([0.5, 0, 0.5])) * (high - low)[:, None]
     offsets = np.arange(len(low))[:, None, None] * len(cube)
     return (
-        positions.reshape(-1, 3), np.tile(normals, (len(low), 1)), np.tile(uvs, (len(low), 1)),
-        (faces + offsets).reshape(-1, 3), np.repeat(colours, len(cube), 0),
+        positions.reshape(-1, 3),
+        np.tile(normals, (len(low), 1)),
+        np.tile(uvs, (len(low), 1)),
+        (faces + offsets).reshape(-1, 3),
+        np.repeat(colours, len(cube), 0),
     )
 
 
@@ -206,9 +242,15 @@ def _fruit(rng):
     count = int(rng.integers(9, 26))
     diameter = rng.uniform(0.2, 0.34) if count < 16 else rng.uniform(0.14, 0.22)
     angle, radius = rng.uniform(0, 6.3, count), np.sqrt(rng.uniform(0, 1, count)) * (0.5 - diameter / 2)
-    centre = np.stack([radius * np.cos(angle), 0.4 * (1 - 2 * radius) * rng.uniform(0, 1, count), radius * np.sin(angle)], 1)
-    palette = np.array([[200, 40, 30], [110, 170, 40], [240, 150, 20], [235, 205, 50], [90, 20, 60], [220, 190, 120]])
-    colours = palette[rng.choice(len(palette), 3)][rng.integers(0, 3, count)] * rng.uniform(0.75, 1.1, (count, 1))
+    centre = np.stack(
+        [radius * np.cos(angle), 0.4 * (1 - 2 * radius) * rng.uniform(0, 1, count), radius * np.sin(angle)], 1
+    )
+    palette = np.array(
+        [[200, 40, 30], [110, 170, 40], [240, 150, 20], [235, 205, 50], [90, 20, 60], [220, 190, 120]]
+    )
+    colours = palette[rng.choice(len(palette), 3)][rng.integers(0, 3, count)] * rng.uniform(
+        0.75, 1.1, (count, 1)
+    )
     positions = (centre[:, None] + sphere * diameter).reshape(-1, 3)
     faces = (np.arange(count)[:, None, None] * len(sphere) + faces).reshape(-1, 3)
     colours = np.repeat(np.clip(colours, 0, 255), len(sphere), 0)

@@ -1,30 +1,19 @@
-"""The room around the furniture: floor, walls with doors and windows, annexes, columns, lamps and daylight."""
+"""The room around the furniture: floor, walls with doors and windows, annexes, columns."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
-
-import numpy as np
 
 from . import materials
-from .builder import Builder, Wall
-from .furniture import Part, Piece, block, radiator
-from .materials import any_colour, grey, hsv, metal, picture, plain
-from .room import PLAIN, Light, Material, Panel
-from .shapes import BASKET, CUBE, CYLINDER, SPHERE
+from .builder import Builder, Hole, Wall
+from .furniture import radiator
+from .lighting import add_daylight, add_lamps
+from .materials import any_colour, grey, hsv, metal, picture, plain, scaled
+from .pieces import Part, Piece, block
+from .room import PLAIN, Light, Material
+from .shapes import CUBE
 
 THICKNESS = 0.22
-
-
-class Hole(NamedTuple):
-    """A rectangular opening of a wall: a window, or a passage to an annex."""
-
-    u0: float
-    y0: float
-    u1: float
-    y1: float
-    is_window: bool
 
 
 def build_shell(b: Builder, *, windows: tuple[int, int], doors: tuple[int, int], annex: float) -> None:
@@ -42,7 +31,13 @@ def build_shell(b: Builder, *, windows: tuple[int, int], doors: tuple[int, int],
     if r.random() < annex:
         _plan_annex(b, holes)
     _plan_windows(b, holes, r.randint(*windows))
-    trim = plain(r, grey(r.uniform(0.75, 0.95)) if r.random() < 0.7 else hsv(r.uniform(0.05, 0.1), 0.5, r.uniform(0.2, 0.6)), 0.3)
+    trim = plain(
+        r,
+        grey(r.uniform(0.75, 0.95))
+        if r.random() < 0.7
+        else hsv(r.uniform(0.05, 0.1), 0.5, r.uniform(0.2, 0.6)),
+        0.3,
+    )
     _floor_and_ceiling(b)
     skirting = r.choice((0.0, 0.05, 0.08, 0.12))
     for index, wall in enumerate(b.walls):
@@ -57,7 +52,7 @@ def build_shell(b: Builder, *, windows: tuple[int, int], doors: tuple[int, int],
     if r.random() < 0.3:
         _column(b, r.choice(paints))
     b.structure = b.objects
-    _lamps(b, day=bool(b.panels) and not night)
+    add_lamps(b, day=bool(b.panels) and not night)
 
 
 def _paints(b: Builder) -> list[Material]:
@@ -79,8 +74,17 @@ def _floor_and_ceiling(b: Builder) -> None:
     floor_number, ceiling_number = b.new_object(), b.new_object()
     for x0, z0, x1, z1 in b.areas:
         centre, size = ((x0 + x1) / 2, (z0 + z1) / 2), (x1 - x0 + 0.5, z1 - z0 + 0.5)
-        b.add_parts([block((0, -0.2, 0), (size[0], 0.2, size[1]), covering)], centre[0], 0, centre[1], 0, floor_number)
-        b.add_parts([block((0, 0, 0), (size[0], 0.2, size[1]), white)], centre[0], b.size[1], centre[1], 0, ceiling_number)
+        b.add_parts(
+            [block((0, -0.2, 0), (size[0], 0.2, size[1]), covering)], centre[0], 0, centre[1], 0, floor_number
+        )
+        b.add_parts(
+            [block((0, 0, 0), (size[0], 0.2, size[1]), white)],
+            centre[0],
+            b.size[1],
+            centre[1],
+            0,
+            ceiling_number,
+        )
     if r.random() < 0.28:  # a second covering on one side
         x0, z0, x1, z1 = b.areas[0]
         share = r.uniform(0.25, 0.6)
@@ -101,14 +105,19 @@ def _plan_annex(b: Builder, holes: dict[int, list[Hole]]) -> None:
     if r.random() < 0.5:
         w, top = r.uniform(0.8, 1.1), r.uniform(2.0, 2.15)
     else:
-        w, top = min(r.uniform(1.2, 3.5), wall.length - 0.5), r.choice((height, height, r.uniform(2.1, height)))
+        w, top = (
+            min(r.uniform(1.2, 3.5), wall.length - 0.5),
+            r.choice((height, height, r.uniform(2.1, height))),
+        )
     w = min(w, wall.length - 0.2)
     u = r.uniform(-wall.length / 2 + w / 2, wall.length / 2 - w / 2)
-    deep, extra = r.uniform(0.5, 3.0), r.uniform(0.0, 1.5)
+    deep, extra = r.uniform(0.5, 3.0), r.uniform(0.06, 1.5)
     holes[index].append(Hole(u - w / 2, 0.0, u + w / 2, min(top, height), False))
     wall.taken.append((u - w / 2 - 0.05, 0.0, u + w / 2 + 0.05, height))
     wall.open = True
-    corners = [wall.point(u + s * (w + extra) / 2, o) for s in (-1, 1) for o in (-0.1, -0.1 - deep)]
+    corners = [
+        wall.point(u + s * (w + extra) / 2, o) for s in (-1, 1) for o in (-THICKNESS, -THICKNESS - deep)
+    ]
     xs, zs = [c[0] for c in corners], [c[1] for c in corners]
     b.areas.append((min(xs), min(zs), max(xs), max(zs)))
     x, z = wall.point(u, 0.0)
@@ -139,7 +148,9 @@ def _plan_windows(b: Builder, holes: dict[int, list[Hole]], count: int) -> None:
                 break
 
 
-def _build_wall(b: Builder, wall: Wall, paint: Material, holes: list[Hole], trim: Material, skirting: float) -> None:
+def _build_wall(
+    b: Builder, wall: Wall, paint: Material, holes: list[Hole], trim: Material, skirting: float
+) -> None:
     """Boxes around the holes, and a skirting board."""
     number, height = b.new_object(), b.size[1]
     solid = _around(wall.length + 2 * THICKNESS, height, holes)
@@ -178,7 +189,10 @@ def _annex_walls(b: Builder, holes: dict[int, list[Hole]], paint: Material) -> N
             paint = materials.wall_paint(r, b.stock)
         w, d, x, z = x1 - x0, z1 - z0, (x0 + x1) / 2, (z0 + z1) / 2
         sides = (
-            (x, z0 - 0.05, w + 0.2, 0.1), (x, z1 + 0.05, w + 0.2, 0.1), (x0 - 0.05, z, 0.1, d + 0.2), (x1 + 0.05, z, 0.1, d + 0.2),
+            (x, z0 - 0.05, w + 0.2, 0.1),
+            (x, z1 + 0.05, w + 0.2, 0.1),
+            (x0 - 0.05, z, 0.1, d + 0.2),
+            (x1 + 0.05, z, 0.1, d + 0.2),
         )
         wall = next(wall for wall in b.walls if wall.open)
         for sx, sz, sw, sd in sides:
@@ -188,7 +202,9 @@ def _annex_walls(b: Builder, holes: dict[int, list[Hole]], paint: Material) -> N
             b.add_parts([block((0, 0, 0), (sw, height, sd), paint)], sx, 0.0, sz, 0.0, b.new_object())
         if r.random() < 0.75:
             level = r.uniform(1, 10)
-            b.lights.append(Light((x, height - 0.1, z), (0, -1, 0), (level, level * 0.9, level * 0.8), 0.2, 1.0))
+            b.lights.append(
+                Light((x, height - 0.1, z), (0, -1, 0), (level, level * 0.9, level * 0.8), 0.2, 1.0)
+            )
 
 
 def _window(b: Builder, wall: Wall, hole: Hole, trim: Material, night: bool) -> None:
@@ -206,14 +222,22 @@ def _window(b: Builder, wall: Wall, hole: Hole, trim: Material, night: bool) -> 
     if hole.y0 > 0.3:
         parts.append(block((u, hole.y0 - 0.03, 0.04), (w + 0.1, 0.03, 0.16), trim))
     if r.random() < 0.25:  # a blind that is partly down
-        parts.append(block((u, hole.y1 - h * r.uniform(0.1, 0.7), -0.02), (w, h, 0.01), plain(r, any_colour(r))._replace(rib=-0.03)))
-    sky = (0.03 if night else r.uniform(1.5, 9.0))
+        parts.append(
+            block(
+                (u, hole.y1 - h * r.uniform(0.1, 0.7), -0.02),
+                (w, h, 0.01),
+                plain(r, any_colour(r))._replace(rib=-0.03),
+            )
+        )
+    sky = 0.03 if night else r.uniform(1.5, 9.0)
     view, _ = picture(r, b.stock, "outdoor")
-    parts += _outside(b, u, view._replace(emission=sky, tint=(0.05, 0.05, 0.05) if night else (1.0, 1.0, 1.0)))
+    parts += _outside(
+        b, u, view._replace(emission=sky, tint=(0.05, 0.05, 0.05) if night else (1.0, 1.0, 1.0))
+    )
     b.add_parts(parts, *_origin(wall), wall.yaw, number)
     if hole.y0 > 0.75 and r.random() < 0.5:
         b.along_wall(radiator(r, min(w, 1.6)), tries=3, wall=wall)
-    _daylight(b, wall, hole, 0.02 if night else sky)
+    add_daylight(b, wall, hole, 0.02 if night else sky)
 
 
 def _outside(b: Builder, u: float, view: Material) -> list[Part]:
@@ -222,7 +246,7 @@ def _outside(b: Builder, u: float, view: Material) -> list[Part]:
     far, wide = r.uniform(3.0, 8.0), r.uniform(9.0, 16.0)
     high = wide * r.uniform(0.6, 0.8)
     low = r.uniform(-0.45, -0.15) * high
-    ground = view._replace(layer=PLAIN, tint=tuple(0.3 * c for c in view.tint))
+    ground = view._replace(layer=PLAIN, tint=scaled(view.tint, 0.3))
     bright = view._replace(layer=PLAIN)
     parts = [block((u, low, -far), (wide, high, 0.02), view)]
     parts += [block((u + s * wide / 2, low, -far / 2 - 0.15), (0.02, high, far - 0.3), view) for s in (-1, 1)]
@@ -231,37 +255,19 @@ def _outside(b: Builder, u: float, view: Material) -> list[Part]:
     return parts
 
 
-def _daylight(b: Builder, wall: Wall, hole: Hole, sky: float) -> None:
-    r = b.r
-    w, h, u = hole.u1 - hole.u0, hole.y1 - hole.y0, (hole.u0 + hole.u1) / 2
-    x, z = wall.point(u, -0.02)
-    inward = (math.sin(wall.yaw), 0.0, math.cos(wall.yaw))
-    along = (math.cos(wall.yaw) * w / 2, 0.0, -math.sin(wall.yaw) * w / 2)
-    warm = r.uniform(-0.12, 0.12)
-    tint = (0.95 + warm, 1.0, 1.08 - warm)
-    b.panels.append(Panel((x, (hole.y0 + hole.y1) / 2, z), along, (0.0, h / 2, 0.0), tuple(sky * 0.6 * c for c in tint)))  # type: ignore[arg-type]
-    if sky < 0.1:
-        return
-    down = (inward[0] * 0.95, -0.3, inward[2] * 0.95)
-    level = sky * w * h * 0.8
-    b.lights.insert(0, Light((x, hole.y0 + 0.6 * h, z), down, tuple(level * c for c in tint), math.sqrt(w * h) / 2, 1.0))  # type: ignore[arg-type]
-    if r.random() < 0.18 and not any(light.far for light in b.lights):
-        turn = wall.yaw + r.uniform(-0.8, 0.8)
-        rise = r.uniform(0.3, 1.0)
-        sun = (math.sin(turn) * math.cos(rise), -math.sin(rise), math.cos(turn) * math.cos(rise))
-        strength = sky * r.uniform(2.0, 6.0)
-        b.lights.insert(0, Light((0, 0, 0), sun, (strength, strength * 0.88, strength * 0.7), 0.0, 0.0, True))
-
-
 def _door(b: Builder, trim: Material) -> None:
     """A closed door with frame and handle, parametric or from the pack."""
     r = b.r
     choices = b.stock.indices("door", "door")
     w, h = r.uniform(0.75, 1.0), r.uniform(1.95, 2.15)
-    if r.random() < 0.35:
+    if r.random() < 0.42:
         leaf = plain(r, grey(r.uniform(0.03, 0.25)), r.uniform(0.05, 0.5))
     else:
-        leaf = materials.wood(r, b.stock) if r.random() < 0.5 else plain(r, grey(r.uniform(0.6, 0.95)) if r.random() < 0.75 else any_colour(r))
+        leaf = (
+            materials.wood(r, b.stock)
+            if r.random() < 0.5
+            else plain(r, grey(r.uniform(0.6, 0.95)) if r.random() < 0.75 else any_colour(r))
+        )
     wall = r.choice(b.walls)
     reach = wall.length / 2 - w / 2 - 0.12
     u = r.uniform(-reach, reach) if reach > 0 else 0.0
@@ -273,7 +279,12 @@ def _door(b: Builder, trim: Material) -> None:
     if choices and r.random() < 0.3:
         asset = b.stock.asset(r.choice(choices))
         aw, ah, ad = asset.size
-        part = Part(b.stock.assets.index(asset), (0, 0, max(0.02 - ad / 2, -0.2) + ad * 0.25), (w / aw, h / ah, 1.0), Material(materials.tinted(r)))
+        part = Part(
+            b.stock.assets.index(asset),
+            (0, 0, max(0.02 - ad / 2, -0.2) + ad * 0.25),
+            (w / aw, h / ah, 1.0),
+            Material(materials.tinted(r)),
+        )
         b.add_parts([part], x, 0.0, z, wall.yaw, number)
     else:
         b.add_parts(_door_parts(b, w, h, leaf, trim), x, 0.0, z, wall.yaw, number)
@@ -287,7 +298,10 @@ def _door_parts(b: Builder, w: float, h: float, leaf: Material, trim: Material) 
     t = r.uniform(0.05, 0.1)
     frame = trim if r.random() < 0.7 else leaf
     parts = [block((s * (w + t) / 2, 0, 0.012), (t, h + t, 0.035), frame) for s in (-1, 1)]
-    parts += [block((0, h, 0.012), (w, t, 0.035), frame), block((0, 0.005, 0.004), (w - 0.01, h - 0.01, 0.01), leaf)]
+    parts += [
+        block((0, h, 0.012), (w, t, 0.035), frame),
+        block((0, 0.005, 0.004), (w - 0.01, h - 0.01, 0.01), leaf),
+    ]
     handle, side = metal(r), r.choice((-1, 1))
     parts += [
         block((side * (w / 2 - 0.07), 1.0, 0.012), (0.035, 0.14, 0.01), handle),
@@ -298,10 +312,17 @@ def _door_parts(b: Builder, w: float, h: float, leaf: Material, trim: Material) 
         glass = Material(grey(r.uniform(0.4, 0.85)), PLAIN, gloss=0.9)
         parts.append(block((0, 0.25, 0.008), (w * 0.7, h - 0.45, 0.004), glass))
     elif style < 0.45:  # panels
-        shade = leaf._replace(tint=tuple(0.8 * c for c in leaf.tint))
+        shade = leaf._replace(tint=scaled(leaf.tint, 0.8))
         parts += [block((0, y, 0.01), (w * 0.7, hh, 0.006), shade) for y, hh in ((0.2, 0.75), (1.1, h - 1.3))]
     if r.random() < 0.3:
-        parts.append(Part(CUBE, (r.uniform(-0.1, 0.1), r.uniform(1.3, 1.6), 0.012), (0.21, 0.29, 0.003), picture(r, b.stock)[0]))
+        parts.append(
+            Part(
+                CUBE,
+                (r.uniform(-0.1, 0.1), r.uniform(1.3, 1.6), 0.012),
+                (0.21, 0.29, 0.003),
+                picture(r, b.stock)[0],
+            )
+        )
     return parts
 
 
@@ -313,84 +334,14 @@ def _column(b: Builder, paint: Material) -> None:
     if low:
         w, d = r.uniform(0.8, 1.8), r.uniform(0.1, 0.2)
     h = r.uniform(0.9, 1.3) if low else height
-    piece = Piece("column", (w, h, d), (block((0, 0, 0), (w, h, d), paint),), (), ((-w / 2, -d / 2, w / 2, d / 2, h, 1.0),) if low else ())
+    piece = Piece(
+        "column",
+        (w, h, d),
+        (block((0, 0, 0), (w, h, d), paint),),
+        (),
+        ((-w / 2, -d / 2, w / 2, d / 2, h, 1.0),) if low else (),
+    )
     if low or r.random() < 0.3:
         b.on_floor(piece, aligned=True, tries=4)
     else:
         b.along_wall(piece, tries=4, gap=0.0)
-
-
-def _lamps(b: Builder, *, day: bool) -> None:
-    """Ceiling lamps of one kind in a grid, on or off."""
-    r = b.r
-    width, height, depth = b.size
-    on = r.random() < (0.5 if day else 1.0)
-    level = r.uniform(4, 14) * math.sqrt(width * depth / 16) if on else 0.0
-    warm = r.random()
-    colour = (1.0, 0.78 + 0.2 * warm, 0.5 + 0.48 * warm)
-    columns, rows = max(1, round(width / r.uniform(2.5, 4.5))), max(1, round(depth / r.uniform(2.5, 4.5)))
-    if r.random() < 0.15:
-        columns = rows = 1
-    style = r.choice(("panel", "panel", "disc", "ball", "spots", "pendant", "bare"))
-    each = level / math.sqrt(columns * rows)
-    drop = r.uniform(0.3, 0.9) if style == "pendant" else 0.0
-    lights = []
-    for i in range(columns):
-        for j in range(rows):
-            x, z = (i + 0.5) / columns * width - width / 2, (j + 0.5) / rows * depth - depth / 2
-            radius = _lamp(b, style, x, z, drop, each, colour)
-            position = (x, height - drop - 0.35 if style in ("ball", "pendant") else height - 0.12, z)
-            exponent = {"ball": 0.0, "spots": r.choice((3.0, 8.0)), "bare": 0.0}.get(style, 1.0)
-            lights.append(Light(position, (0.0, -1.0, 0.0), tuple(each * c for c in colour), radius, exponent))  # type: ignore[arg-type]
-    if on:
-        r.shuffle(lights)
-        b.lights[1:1] = lights[:1]
-        b.lights.extend(lights[1:])
-
-
-def _lamp(b: Builder, style: str, x: float, z: float, drop: float, level: float, colour: tuple[float, ...]) -> float:
-    """The lamp as one sees it; returns the radius of its light."""
-    r, height = b.r, b.size[1]
-    glow = Material(tuple(max(0.05, c) for c in colour), PLAIN, emission=min(level * 2.0, 30.0))  # type: ignore[arg-type]
-    if style == "panel":
-        w, d = r.choice(((0.6, 0.6), (1.2, 0.3), (1.2, 0.15)))
-        parts = [block((0, -0.03, 0), (w, 0.03, d), glow)]
-        radius = 0.3
-        b.panels.append(Panel((x, height - 0.04, z), (w / 2, 0, 0), (0, 0, d / 2), tuple(level * c / (w * d) for c in colour)))  # type: ignore[arg-type]
-    elif style == "disc":
-        parts, radius = [Part(CYLINDER, (0, -0.08, 0), (0.4, 0.08, 0.4), glow)], 0.2
-    elif style == "ball":
-        parts, radius = [Part(SPHERE, (0, -0.3, 0), (0.28, 0.28, 0.28), glow)], 0.15
-    elif style == "spots":
-        parts = [Part(CYLINDER, (0.15 * k, -0.12, 0), (0.07, 0.1, 0.07), metal(r)) for k in (-1, 1)]
-        parts += [Part(CYLINDER, (0.15 * k, -0.125, 0), (0.06, 0.006, 0.06), glow) for k in (-1, 1)]
-        parts.append(block((0, -0.03, 0), (0.8, 0.03, 0.03), plain(r, grey(0.05))))
-        radius = 0.08
-    elif style == "pendant":
-        shade = plain(r, any_colour(r))
-        parts = [Part(CYLINDER, (0, -drop, 0), (0.01, drop, 0.01), plain(r, grey(0.1)))]
-        parts += [Part(BASKET, (0, -drop - 0.01, 0), (0.4, -0.22, 0.4), shade), Part(SPHERE, (0, -drop - 0.2, 0), (0.11, 0.11, 0.11), glow)]
-        radius = 0.15
-    else:
-        parts, radius = [Part(SPHERE, (0, -0.1, 0), (0.08, 0.1, 0.08), glow)], 0.1
-    b.add_parts(parts, x, height, z, 0.0, b.new_object())
-    return radius
-
-
-def ambient_light(b: Builder) -> np.ndarray:
-    """(6, 3) radiance bounced to a surface from +x, -x, +y, -y, +z, -z: the lights' flux spread over the room."""
-    r = b.r
-    width, height, depth = b.size
-    area = 2 * (width * height + depth * height + width * depth)
-    walls, floor, ceiling = (np.array(b.albedo[name]) for name in ("walls", "floor", "ceiling"))
-    mean = np.clip(0.5 * walls + 0.22 * floor + 0.22 * ceiling + 0.02, 0.05, 0.75)
-    flux = np.zeros(3)
-    for light in b.lights:
-        spread = math.pi if light.exponent else 4 * math.pi
-        flux += np.array(light.intensity) * (1.0 if light.far else spread * 2 / (1 + light.exponent) if light.exponent > 1 else spread)
-    bounced = flux * mean / (area * (1 - mean)) / math.pi
-    bounced = np.maximum(bounced * r.uniform(0.35, 1.2), flux.mean() * 0.0004)
-    near = {"walls": walls, "floor": floor, "ceiling": ceiling}
-    sides = ["walls", "walls", "ceiling", "floor", "walls", "walls"]
-    gains = np.array([(near[side] / mean.mean() + 0.3) ** 0.6 * r.uniform(0.75, 1.25) for side in sides])
-    return bounced * gains.clip(0.3, 1.8)

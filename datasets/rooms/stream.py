@@ -1,7 +1,7 @@
 """Groups of views of synthetic rooms, made as fast as they are used: in this process, or by worker processes.
 
-Room number i of a seed is the same room with the same views however it is made. Workers write into shared memory
-and are read in turn, so a stream's order does not depend on timing either.
+Room number i of a seed is the same room with the same views however it is made. Workers write into shared
+memory and are read in turn, so a stream's order does not depend on timing either.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class RoomPhotographer:
         self.rasterizer.close()
 
     def arrange(self, number: int) -> tuple[Room, Views, np.random.Generator]:
-        """Room `number`, its groups of cameras, and the generator to go on with; the room is left uploaded."""
+        """Room `number`, now uploaded, its groups of cameras, and the generator to go on with."""
         config = self.config
         for attempt in range(_ATTEMPTS):
             rng = np.random.default_rng([config.seed, number, attempt])
@@ -114,17 +114,25 @@ class RoomPhotographer:
 
 
 def render_groups(
-    seed: int, count: int, size: int, split: str, *, views: int = 4, groups_per_room: int = 1,
+    seed: int,
+    count: int,
+    size: int,
+    split: str,
+    *,
+    views: int = 4,
+    groups_per_room: int = 1,
     pack_path: str | Path | None = None,
 ) -> RoomBatch:
-    """`count` groups of views, rendered in this process: the first groups of the stream with the same settings."""
+    """`count` groups of views, rendered in this process: the first ones of the stream with these settings."""
     if count < 1:
         raise ValueError(f"count: got {count}, wanted at least 1")
     path = None if pack_path is None else str(pack_path)
     config = StreamConfig(size, views, groups_per_room, seed, split, path)
     with RoomPhotographer(config) as photographer:
         rooms = [photographer.photograph(number) for number in range(-(-count // groups_per_room))]
-    return RoomBatch(**{name: np.concatenate([getattr(room, name) for room in rooms])[:count] for name in vars(rooms[0])})
+    return RoomBatch(
+        **{name: np.concatenate([getattr(room, name) for room in rooms])[:count] for name in vars(rooms[0])}
+    )
 
 
 class RoomStream:
@@ -134,8 +142,16 @@ class RoomStream:
     """
 
     def __init__(
-        self, workers: int, *, size: int = 128, views: int = 4, groups_per_room: int = 5, seed: int = 0,
-        split: str = "train", pack_path: str | Path | None = None, start: int = 0,
+        self,
+        workers: int,
+        *,
+        size: int = 128,
+        views: int = 4,
+        groups_per_room: int = 5,
+        seed: int = 0,
+        split: str = "train",
+        pack_path: str | Path | None = None,
+        start: int = 0,
     ) -> None:
         """`start` is the number of the first room, to go on where an earlier stream ended."""
         if workers < 1:
@@ -243,7 +259,9 @@ def _layout(config: StreamConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]
 
 
 def _slab_bytes(config: StreamConfig) -> int:
-    return sum(-(-int(np.prod(shape)) * dtype.itemsize // 64) * 64 for shape, dtype in _layout(config).values())
+    return sum(
+        -(-int(np.prod(shape)) * dtype.itemsize // 64) * 64 for shape, dtype in _layout(config).values()
+    )
 
 
 def _arrays(slab: Any, config: StreamConfig) -> dict[str, np.ndarray]:
@@ -261,7 +279,7 @@ def _arrays(slab: Any, config: StreamConfig) -> dict[str, np.ndarray]:
 def _environment(names: tuple[str, ...]) -> Iterator[None]:
     """One thread for each library of the processes started meanwhile: there are as many workers as cores."""
     before = {name: os.environ.get(name) for name in names}
-    os.environ.update({name: "1" for name in names})
+    os.environ.update(dict.fromkeys(names, "1"))
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ uniform vec4 light_position[8];   // xyz, radius
 uniform vec4 light_direction[8];  // xyz, exponent (negative: the sun)
 uniform vec4 light_intensity[8];  // rgb, shadow slot or -1
 uniform mat4 shadow_matrix[4];    // world to clip; slot 3 looks straight down
-uniform vec4 shadow_range[4];     // near, far, light radius over tangent of the half angle, 1 if parallel
+uniform vec4 shadow_range[4];     // near, far, light radius over tangent, tangent of the half angle (0: parallel)
 uniform int panel_count;
 uniform vec4 panel_centre[6];
 uniform vec4 panel_half_width[6];
@@ -75,38 +75,46 @@ float stored_distance(int slot, vec2 uv) {
     int side = textureSize(shadow_atlas, 0).y;
     float z = texelFetch(shadow_atlas, ivec2(vec2(uv.x + float(slot), uv.y) * float(side)), 0).r;
     vec4 range = shadow_range[slot];
-    if (range.w > 0.5) return mix(range.x, range.y, z);
+    if (range.w == 0.0) return mix(range.x, range.y, z);
     return range.x * range.y / (range.y - z * (range.y - range.x));
 }
 
-// Percentage-closer soft shadows: the nearer the blocker to the surface, the sharper the edge.
+// Percentage-closer soft shadows: the nearer the blocker to the surface, the sharper the edge. Taps are compared
+// with the surface's own plane, whose inverse depth is linear over the map, lest slanted surfaces shade themselves.
 float lit(int slot, vec3 p, vec3 n, float turn) {
-    vec4 clip = shadow_matrix[slot] * vec4(p + 0.015 * n, 1.0);
+    mat4 m = shadow_matrix[slot];
+    vec4 range = shadow_range[slot];
+    bool parallel = range.w == 0.0;
+    float texel = parallel ? 0.01 : 0.006 * (m * vec4(p, 1.0)).w;
+    vec4 clip = m * vec4(p + (0.01 + texel) * n, 1.0);
     if (clip.w <= 0.0) return 1.0;
     vec3 ndc = clip.xyz / clip.w;
     if (any(greaterThan(abs(ndc), vec3(1.0)))) return 1.0;
-    vec4 range = shadow_range[slot];
     vec2 uv = ndc.xy * 0.5 + 0.5;
-    bool parallel = range.w > 0.5;
+    vec3 across = vec3(m[0].x, m[1].x, m[2].x), up = vec3(m[0].y, m[1].y, m[2].y), ahead = vec3(m[0].w, m[1].w, m[2].w);
+    vec2 slope = parallel ? vec2(0.0) : range.w * range.w * vec2(dot(n, across), dot(n, up));
+    float level = parallel ? 1.0 : dot(slope, ndc.xy) + dot(n, ahead);
+    slope *= 2.0 / (abs(level) < 1e-4 ? 1e-4 : level);  // relative change of inverse depth for each unit of uv
     float here = parallel ? mix(range.x, range.y, ndc.z * 0.5 + 0.5) : clip.w;
-    float bias = 0.02 + 0.01 * here;
+    float bias = 0.02 + 0.006 * here;
     float search = parallel ? 0.02 : clamp(0.35 * range.z / here, 0.004, 0.08);
     float blocker = 0.0, blockers = 0.0;
     for (int i = 0; i < 6; i++) {
         float angle = GOLDEN * float(i) + turn;
-        float z = stored_distance(slot, clamp(uv + search * sqrt((float(i) + 0.5) / 6.0) * vec2(cos(angle), sin(angle)), 0.002, 0.998));
-        if (z < here - bias) { blocker += z; blockers += 1.0; }
+        vec2 offset = search * sqrt((float(i) + 0.5) / 6.0) * vec2(cos(angle), sin(angle));
+        float z = stored_distance(slot, clamp(uv + offset, 0.002, 0.998));
+        if (z < here / max(1.0 + dot(slope, offset), 1.0) - bias) { blocker += z; blockers += 1.0; }
     }
     if (blockers < 0.5) return 1.0;
-    if (blockers > 5.5) return 0.0;
     blocker /= blockers;
     float width = parallel ? clamp(0.002 * (here - blocker), 0.0015, 0.02)
                            : clamp(0.5 * range.z * (here - blocker) / (blocker * here), 0.002, 0.09);
     float sum = 0.0;
     for (int i = 0; i < 10; i++) {
         float angle = GOLDEN * float(i) - turn;
-        vec2 at = uv + width * sqrt((float(i) + 0.5) / 10.0) * vec2(cos(angle), sin(angle));
-        sum += stored_distance(slot, clamp(at, 0.002, 0.998)) < here - bias ? 0.0 : 1.0;
+        vec2 offset = width * sqrt((float(i) + 0.5) / 10.0) * vec2(cos(angle), sin(angle));
+        float z = stored_distance(slot, clamp(uv + offset, 0.002, 0.998));
+        sum += z < here / max(1.0 + dot(slope, offset), 1.0) - bias ? 0.0 : 1.0;
     }
     return sum / 10.0;
 }

@@ -35,7 +35,7 @@ class _Candidates:
 def sample_groups(
     rng: np.random.Generator, room: Room, rasterizer: Rasterizer, groups: int, views: int
 ) -> Views | None:
-    """(groups, views) cameras in the room that `rasterizer` holds; None where too few suit (an overfull room)."""
+    """(groups, views) cameras in the room that `rasterizer` holds; None where too few suit (a full room)."""
     found: list[Views] = []
     count = 0
     for _ in range(_ROUNDS):
@@ -103,7 +103,9 @@ def _is_seen(points: np.ndarray, views: Views, depths: np.ndarray) -> np.ndarray
     corners = [np.take_along_axis(flat, at + step, -1) for step in (0, 1, size, size + 1)]
     between = (corners[0] * (1 - u) + corners[1] * u) * (1 - v) + (corners[2] * (1 - u) + corners[3] * u) * v
     agrees = np.abs(z * between - 1) < DEPTH_TOLERANCE
-    nearest = np.where(v < 0.5, np.where(u < 0.5, corners[0], corners[1]), np.where(u < 0.5, corners[2], corners[3]))
+    nearest = np.where(
+        v < 0.5, np.where(u < 0.5, corners[0], corners[1]), np.where(u < 0.5, corners[2], corners[3])
+    )
     return inside & (agrees | (np.abs(z * nearest - 1) < DEPTH_TOLERANCE))
 
 
@@ -123,18 +125,28 @@ def _propose(rng: np.random.Generator, room: Room, count: int, views: int) -> _C
     turn_yaw = np.arctan2(towards[..., 0], towards[..., 2])
     turn_pitch = np.arctan2(towards[..., 1], np.hypot(towards[..., 0], towards[..., 2]))
     follow = rng.choice([0.0, 0.5, 1.0, 1.0], (count, 1))  # how far a camera keeps looking at the same point
-    wander = np.radians(rng.uniform(1.5, 12.0, (count, 1)))
-    yaws = yaw[:, None] + follow * _wrapped(turn_yaw - yaw[:, None]) + wander * rng.normal(size=(count, views))
-    pitches = pitch[:, None] + follow * (turn_pitch - pitch[:, None]) + 0.6 * wander * rng.normal(size=(count, views))
+    wander = np.radians(rng.uniform(1.5, 9.0, (count, 1)))
+    yaws = (
+        yaw[:, None] + follow * _wrapped(turn_yaw - yaw[:, None]) + wander * rng.normal(size=(count, views))
+    )
+    pitches = (
+        pitch[:, None]
+        + follow * (turn_pitch - pitch[:, None])
+        + 0.6 * wander * rng.normal(size=(count, views))
+    )
     roll = np.radians(rng.normal(0, 3, (count, 1)).clip(-9, 9) + rng.normal(0, 1.2, (count, views)))
     wide = np.where(rng.random(count) < 0.3, rng.uniform(MIN_FOV, MAX_FOV, count), rng.normal(55, 8, count))
     fov = wide.clip(MIN_FOV * 1.03, MAX_FOV / 1.03)[:, None] * rng.uniform(0.985, 1.015, (count, views))
     return _Candidates(positions, yaws, pitches, roll, fov)
 
 
-def _anchors(rng: np.random.Generator, room: Room, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _anchors(
+    rng: np.random.Generator, room: Room, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Middle camera of each group: position, yaw, pitch (radians), and the distance of what it looks at."""
-    height = np.where(rng.random(count) < 0.72, rng.normal(1.5, 0.13, count), rng.uniform(MIN_HEIGHT, MAX_HEIGHT, count))
+    height = np.where(
+        rng.random(count) < 0.72, rng.normal(1.5, 0.13, count), rng.uniform(MIN_HEIGHT, MAX_HEIGHT, count)
+    )
     height = height.clip(MIN_HEIGHT, min(MAX_HEIGHT, room.size[1] - 0.35))
     position = _anywhere(rng, room, count)
     position[:, 1] = height
@@ -171,7 +183,7 @@ def _anywhere(rng: np.random.Generator, room: Room, count: int) -> np.ndarray:
 
 def _path(rng: np.random.Generator, yaw: np.ndarray, distance: np.ndarray, count: int) -> np.ndarray:
     """(count, 3) from a group's first to its last camera: sideways, forward, upward or a mixture."""
-    extent = np.exp(rng.uniform(np.log(0.3), np.log(MAX_BASELINE), count))
+    extent = np.exp(rng.uniform(np.log(0.4), np.log(MAX_BASELINE), count))
     extent = np.minimum(extent, 0.25 + 0.75 * distance)
     heading = yaw + np.where(
         rng.random(count) < 0.5, np.pi / 2 + rng.normal(0, 0.4, count), rng.uniform(-np.pi, np.pi, count)
@@ -234,7 +246,12 @@ def _judge(room: Room, rasterizer: Rasterizer, views: Views, bare: np.ndarray) -
     `bare` (M,) allows some groups to show walls and floor only.
     """
     groups, count = views.focal_length.shape
-    flat = Views(*(getattr(views, name).reshape(groups * count, *getattr(views, name).shape[2:]) for name in vars(views)))
+    flat = Views(
+        *(
+            getattr(views, name).reshape(groups * count, *getattr(views, name).shape[2:])
+            for name in vars(views)
+        )
+    )
     depth, number = rasterizer.probe(flat, _PROBE)
     median = np.median(depth.reshape(groups, count, -1), -1)
     too_near = (depth < 0.3).mean((1, 2)).reshape(groups, count)
@@ -274,7 +291,9 @@ def _coarse_unseen(views: Views, depth: np.ndarray) -> np.ndarray:
 def _member(views: Views, index: int) -> Views:
     """One camera of each group."""
     return Views(
-        views.rotation[..., index, :, :], views.translation[..., index, :], views.focal_length[..., index],
+        views.rotation[..., index, :, :],
+        views.translation[..., index, :],
+        views.focal_length[..., index],
         views.principal[..., index, :],
     )
 

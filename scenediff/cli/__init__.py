@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"scenediff: error: {one_line(error)}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("scenediff: interrupted, nothing was written\n")
+        sys.stderr.write("scenediff: interrupted\n")
         return INTERRUPTED
     return 0
 

@@ -31,7 +31,9 @@ class DataRooms:
     """Which furniture and textures to use: those to train on, or those kept for evaluation."""
     image_format: Literal["png", "jpg"] = "png"
     """Format of the images; depth is always PNG, in millimetres."""
-    pack: Annotated[Path | None, tyro.conf.arg(metavar="FILE.zip", help_behavior_hint="(default: bundled)")] = None
+    pack: Annotated[
+        Path | None, tyro.conf.arg(metavar="FILE.zip", help_behavior_hint="(default: the bundled one)")
+    ] = None
     """Pack of furniture and textures, as `scenediff data assets` builds it."""
     seed: int = 0
     """Room number i of a seed is always the same."""
@@ -52,8 +54,8 @@ class DataRooms:
             from scenediff.datasets.rooms.write import write_rooms
 
             write_rooms(
-                folder, self.rooms, self.size, self.split, self.seed, groups_per_room=self.groups, views=self.views,
-                image_format=self.image_format, pack_path=self.pack,
+                folder, self.rooms, self.size, self.split, self.seed, groups_per_room=self.groups,
+                views=self.views, image_format=self.image_format, pack_path=self.pack,
             )  # fmt: skip
         say(f"wrote {self.rooms} rooms to {self.output}")
 

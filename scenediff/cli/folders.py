@@ -36,6 +36,7 @@ def output_folder(folder: Path, *, overwrite: bool, is_ours: Callable[[Path], bo
         partial = _make_partial(folder)
         try:
             yield partial
+            _make_readable(partial)
             _take_place(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -53,6 +54,7 @@ def output_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
         partial = _make_partial(path)
         try:
             yield partial / path.name
+            _make_readable(partial)
             os.replace(partial / path.name, path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -84,6 +86,14 @@ def _make_partial(place: Path) -> Path:
     except OSError as error:
         raise UserError(f"{place.parent} can't be written ({error.strerror}): name another output") from error
     return partial
+
+
+def _make_readable(folder: Path) -> None:
+    """Usual permissions for every file: some writers make theirs private."""
+    mode = 0o666 & ~_umask()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def _umask() -> int:

@@ -6,10 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Literal
 
 from scenediff.cli.errors import UserError, user_errors
 from scenediff.cli.options import OutputFolder, check_at_least, say, say_json
@@ -28,8 +25,8 @@ MODEL_FOLDER = "model"
 class TrainRooms:
     """Trains the model of rooms on rooms that are rendered meanwhile.
 
-    The folder gets the model (model/, for --checkpoint of the other commands), the log (log.jsonl and TensorBoard
-    events) and the state to go on from. It trains on a CUDA GPU if there is one.
+    The folder gets the model (model/, for --checkpoint of the other commands), the log (log.jsonl and
+    TensorBoard events) and the state to go on from. It trains on a CUDA GPU if there is one.
     """
 
     output: OutputFolder
@@ -67,6 +64,7 @@ class TrainRooms:
         with user_errors():
             pipeline = self._model()
             config = self._config()
+            self.output.mkdir(parents=True, exist_ok=True)
         with self._batches() as next_batch:
             from scenediff.training import train
 
@@ -88,11 +86,7 @@ class TrainRooms:
         if self.resume and not (self.output / "state").is_dir():
             raise UserError(f"--resume: {self.output} holds no interrupted run")
         if not self.resume and self.output.is_dir() and any(self.output.iterdir()):
-            raise UserError(f"{self.output} is not empty: name another folder, or add --resume to go on with it")
-        try:
-            self.output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{self.output} can't be written ({error.strerror}): name another folder") from error
+            raise UserError(f"{self.output} is not empty: name another folder or add --resume")
 
     def _model(self) -> ScenePipeline:
         from accelerate import PartialState
@@ -146,10 +140,12 @@ class TrainRooms:
                 pool.add(next(rooms))
 
             def fill() -> None:
-                for batch in rooms:
-                    if stop.is_set():
-                        return
-                    pool.add(batch)
+                try:
+                    while not stop.is_set():
+                        pool.add(next(rooms))
+                except RuntimeError:
+                    if not stop.wait(1):  # Ctrl-C reaches the workers first: then the run is about to stop
+                        raise
 
             drawing = DrawConfig()
             feeder = threading.Thread(target=fill, name="rooms", daemon=True)
