@@ -74,7 +74,7 @@ class BakedScene:
     @torch.no_grad()
     def render(self, cameras: PerspectiveCameras, size: tuple[int, int]) -> Frames:
         """Frames of N cameras at a (height, width)."""
-        frames = []
+        frames, cameras = [], cameras.cpu()  # the key views are there, wherever the field was
         for n in range(len(cameras.R)):
             camera = one_camera(cameras, n)
             frames.append(fill_holes(*composite(self._drawer.draw(camera, size))))
@@ -102,8 +102,8 @@ def bake(
     Args:
         scene: rendered once per key view; together 4.2 short_side^2 pixels for a 4:3 photo and two targets.
         short_side: of the photo's key view, pixels (its long side: at most 1.5 times that).
-        edge_blur: width in the photo's pixels over which the field smears depth edges; by default short_side / 64, as the
-            bundled model's features have 64 pixels.
+        edge_blur: width, in this view's pixels, over which the field smears depth edges; by default
+            short_side / 64, as the bundled model's features have 64 pixels.
         progress: called with "view 1/3", ... before each.
     """
     if short_side < 16:
@@ -120,7 +120,8 @@ def bake(
         if is_photo:
             photo_depth = depth
         keys.append(KeyView(
-            cameras=cameras.cpu(), depth=sharpen_edges(depth, round(blur * min(size) / short_side)), opacity=rendering.opacity.float().cpu(),
+            cameras=cameras.cpu(), depth=sharpen_edges(depth, round(blur * min(size) / short_side)),
+            opacity=rendering.opacity.float().cpu(),
             image=(scene.photo if is_photo else rendering.image).float().cpu(), from_photo=is_photo,
             handicap=handicap,
         ))

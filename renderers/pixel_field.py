@@ -80,15 +80,16 @@ class FieldConfig:
     """
 
     channels: int = 64
-    feature_channels: int = 12
-    samples: int = 24
+    feature_channels: int = 11
+    samples: int = 20
     uniform_share: float = 0.4
-    proposal_bins: int = 40
+    proposal_bins: int = 32
     near: float = 0.25
     far: float = 14.0
 
 
-GEOMETRY_CHANNELS = 21
+GEOMETRY_CHANNELS = 24  # like every width here a multiple of 8: matrix units want rows aligned to 16 bytes
+GATE_CHANNELS = 8
 DENSITY_SCALE = 30.0  # opacity per unit of log depth at softplus 1: a wall needs a jump within a few per cent
 
 
@@ -112,27 +113,41 @@ class SeenPoints(NamedTuple):
     valid: Tensor
 
 
+class PointLinear(nn.Linear):
+    """A linear layer for millions of points of a few channels.
+
+    Its weight's gradient is one product for each batch element, then a sum: a single product over all points would
+    keep one multiprocessor busy and all others waiting.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        return torch.baddbmm(self.bias, x, self.weight.t().expand(len(x), -1, -1))
+
+
 class PixelField(nn.Module):
     """The point network: what each view says about a point -> density, colour and features of the point."""
 
     def __init__(self, config: FieldConfig):
         super().__init__()
         width = config.channels
-        self.geometry = nn.Linear(GEOMETRY_CHANNELS, width)
-        self.view_layers = nn.ModuleList([nn.Linear(width, width) for _ in range(2)])
-        self.view_logits = nn.Linear(width, 2)  # how much to listen to the view, and to its pixel's colour
-        self.hidden = nn.Linear(width, width)
-        self.output = nn.Linear(width, 5 + config.feature_channels)
+        self.geometry = PointLinear(GEOMETRY_CHANNELS, width)
+        self.view_layers = nn.ModuleList([PointLinear(width, width) for _ in range(2)])
+        self.view_gates = PointLinear(width, GATE_CHANNELS)  # how much to listen to the view, to its pixel's colour
+        self.hidden = PointLinear(width, width)
+        self.output = PointLinear(width, 5 + config.feature_channels)
         nn.init.zeros_(self.output.weight[:1])
         nn.init.constant_(self.output.bias[:1], -4.0)  # nearly empty space to begin with
+        self.encode_geometry = encode_geometry  # an attribute, so that training can put a compiled twin in its place
 
     def describe(self, seen: SeenPoints) -> tuple[Tensor, Tensor]:
         """What one view says: a state (batch, points, width) and two gates (batch, points, 2), 0 where it is blind."""
-        geometry = encode_geometry(seen.grid, seen.depth, seen.log_depth, seen.valid)
-        state = seen.features + self.geometry(geometry.to(seen.features.dtype))
+        geometry = self.encode_geometry(seen.grid, seen.depth, seen.log_depth, seen.valid, seen.features.dtype)
+        state = seen.features + self.geometry(geometry)
         for layer in self.view_layers:
             state = state + layer(functional.relu(state))
-        logits = self.view_logits(functional.relu(state)).float()
+        logits = self.view_gates(functional.relu(state))[..., :2].float()
         return state, torch.exp(logits.clamp(-8, 8)) * seen.valid[..., None]
 
     def forward(self, views: list[SeenPoints]) -> tuple[Tensor, Tensor]:
@@ -169,17 +184,19 @@ def project(points: Tensor, cameras: PerspectiveCameras, size: tuple[int, int]) 
     return torch.stack([ndc[..., 0] * (-short / width), ndc[..., 1] * (-short / height)], dim=-1), depth
 
 
-def encode_geometry(grid: Tensor, depth: Tensor, predicted_log_depth: Tensor, valid: Tensor) -> Tensor:
+def encode_geometry(
+    grid: Tensor, depth: Tensor, predicted_log_depth: Tensor, valid: Tensor, dtype: torch.dtype
+) -> Tensor:
     """(batch, points, GEOMETRY_CHANNELS): where a point lies in a view, and how far from the surface seen there."""
     log_depth = depth.clamp(min=1e-2).log()[..., None]
-    octaves = log_depth * (torch.pi * 2.0 ** torch.arange(-2, 3, device=depth.device))  # (batch, points, 5)
+    octaves = [log_depth * (torch.pi * 2.0**octave) for octave in range(-2, 3)]
     offset = (log_depth - predicted_log_depth).clamp(-4, 4)
-    steps = [(offset * scale).tanh() for scale in (1.5, 6.0, 24.0)]
-    bumps = [torch.exp(-(offset * scale).square()) for scale in (3.0, 10.0, 30.0)]
+    steps = [(offset * scale).tanh() for scale in (1.5, 6.0, 24.0, 60.0)]
+    bumps = [torch.exp(-(offset * scale).square()) for scale in (3.0, 10.0, 30.0, 80.0)]
     position = grid.clamp(-2, 2)
-    return torch.cat(
-        [octaves.sin(), octaves.cos(), position, valid[..., None], *steps, *bumps, log_depth, offset], dim=-1
-    )
+    radius = position.square().sum(-1, keepdim=True)
+    waves = [wave(octave) for octave in octaves for wave in (torch.sin, torch.cos)]
+    return torch.cat([*waves, position, radius, valid[..., None], *steps, *bumps, log_depth, offset], dim=-1).to(dtype)
 
 
 def composite(density_logits: Tensor, log_depth: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,12 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
 from torch import Tensor
 
 from scenediff.forward import Denoiser, EncodedContext, ForwardModel, Observation, Signal, View
 
-SCHEDULERS = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler, "dpmsolver++": DPMSolverMultistepScheduler}
+# DDIM is DPM-Solver++ of first order (Lu et al. 2022, arXiv:2211.01095, Sec. 5); diffusers' DDIMScheduler itself steps
+# to wrong noise levels unless the number of steps divides that of the training schedule.
+SCHEDULERS = {
+    "ddim": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 1}),
+    "ddpm": (DDPMScheduler, {"clip_sample": False}),
+    "dpmsolver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
+}
 
 
 @dataclass(frozen=True)
@@ -35,10 +41,9 @@ def make_scheduler(name: str, training: DDPMScheduler) -> SchedulerMixin:
     """The sampling scheduler of that name ("ddim", "ddpm", "dpmsolver++") for a model trained with `training`."""
     if name not in SCHEDULERS:
         raise ValueError(f"scheduler must be one of {', '.join(SCHEDULERS)}, got {name!r}")
-    options = {"clip_sample": False} if name != "dpmsolver++" else {"algorithm_type": "dpmsolver++"}
-    if name == "ddim":
-        options["timestep_spacing"] = "trailing"  # starts at pure noise, as arXiv:2305.08891 advises
-    return SCHEDULERS[name].from_config(training.config, **options)
+    scheduler, options = SCHEDULERS[name]
+    # trailing steps start at pure noise, as arXiv:2305.08891 advises
+    return scheduler.from_config(training.config, timestep_spacing="trailing", **options)
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:

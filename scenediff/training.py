@@ -108,11 +108,11 @@ def train(
     )
     step_module, optimizer = accelerator.prepare(model, optimizer)
     ema = EMAModel(trainable, decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-    ema.to(accelerator.device)
     clock = Clock()
     accelerator.register_for_checkpointing(ema, clock)
     if resume:
         accelerator.load_state(str(output / "state"))
+    ema.to(accelerator.device)  # a loaded average lies on the CPU
     generator = torch.Generator(accelerator.device).manual_seed(
         config.seed + 7919 * clock.steps + accelerator.process_index
     )
@@ -212,6 +212,9 @@ def _one_step(accelerator, step_module, optimizer, trainable, batch, config, gen
         loss = sum(terms.values())
     accelerator.backward(loss)
     norm = accelerator.clip_grad_norm_(trainable, config.clip)
+    for parameter in trainable:  # one bad batch makes the norm, hence every gradient, NaN: it must not count
+        if parameter.grad is not None:
+            parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return {**terms, "loss": loss, "gradient_norm": norm}

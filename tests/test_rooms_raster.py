@@ -183,3 +183,12 @@ def test_too_many_instances_are_refused(pack, rasterizer):
     )
     with pytest.raises(ValueError, match="instances"):
         rasterizer.upload(many)
+
+
+def test_missing_opengl_names_the_remedy(pack, monkeypatch):
+    def fail(**_):
+        raise OSError("libEGL.so not loaded")
+
+    monkeypatch.setattr("moderngl.create_context", fail)
+    with pytest.raises(RuntimeError, match=r"libEGL\.so not loaded.*apt-get install libegl1"):
+        Rasterizer(pack)

@@ -139,7 +139,7 @@ def contact_sheet(
     if not rows or not rows[0]:
         raise ValueError("rows must hold at least one row with a panel, got none")
     height, width = rows[0][0].image.shape[-2:]
-    small = F.interpolate(photo, (height, width), mode="bilinear", align_corners=False, antialias=True)[0]
+    small = F.interpolate(photo.float().cpu(), (height, width), mode="bilinear", antialias=True)[0]
     grid = [[Panel("photo", small), *header], *rows]
     columns = max(len(row) for row in grid)
     step_x, step_y = width + MARGIN, height + LABEL_HEIGHT + MARGIN

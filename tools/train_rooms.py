@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ class RoomsRun:
         workers: processes that render rooms.
         pool_groups: groups of views kept on the device.
         pool_warmup: groups to wait for before the first step.
+        render_seconds: waits at most so long for them, and ends rendering then: training and rendering slow each
+            other down on one GPU. 0 renders all the while.
         data_seed: of the rooms; change it when training goes on from a checkpoint.
         depth_supervision: also learn from true depths; False is the method's pure form, images alone.
         grid_rooms: held-out rooms in the sample grids.
@@ -56,6 +59,7 @@ class RoomsRun:
     workers: int = 14
     pool_groups: int = 60_000
     pool_warmup: int = 4_000
+    render_seconds: float = 0.0
     data_seed: int = 1
     depth_supervision: bool = True
     grid_rooms: int = 6
@@ -83,51 +87,63 @@ def train_rooms(run: RoomsRun, device: torch.device | str) -> dict[str, float]:
     pool = GroupPool(run.pool_groups, device, depth_size=run.draw.size)
     if run.train.compile:
         pipeline.denoiser.compile_parts()
+    with filling(pool, run) as renderer:
         _rehearse(step, seen, run)
-    with filling(pool, run) as wait:
-        wait(run.pool_warmup)
+        renderer.wait(run.pool_warmup, run.render_seconds or math.inf)
+        if run.render_seconds:
+            renderer.stop()
         figures = train(
             step, lambda generator: pool.draw(run.train.batch_size, run.draw, generator), run.train, run.output,
             resume=run.resume, on_save=lambda steps: _keep(pipeline, step, seen, run, steps),
         )
-        figures |= {"groups_rendered": pool.written, "views_rendered": pool.written * seen.images.shape[1]}
-    return figures
+    return figures | {"groups_rendered": pool.written, "views_rendered": pool.written * seen.images.shape[1]}
+
+
+class BackgroundRenderer:
+    """Renders rooms into a pool in a thread of its own until it is stopped."""
+
+    def __init__(self, pool: GroupPool, run: RoomsRun):
+        self.pool, self.run = pool, run
+        self._stopping, self._error, self._started = threading.Event(), None, time.perf_counter()
+        self._thread = threading.Thread(target=self._work, name="rooms", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            with RoomStream(self.run.workers, size=2 * self.run.draw.size, seed=self.run.data_seed) as stream:
+                for batch in stream:
+                    self.pool.add(batch)
+                    if self._stopping.is_set():
+                        return
+        except Exception as error:
+            self._error = error
+
+    def wait(self, groups: int, seconds: float) -> None:
+        """Until there are so many groups, or so many seconds have passed since the start."""
+        while self.pool.filled < min(groups, self.pool.capacity):
+            if self._error is not None:
+                raise self._error
+            if time.perf_counter() - self._started > seconds and self.pool.filled:
+                break
+            time.sleep(0.2)
+        logger.warning("%d groups of views after %.0f s", self.pool.filled, time.perf_counter() - self._started)
+
+    def stop(self) -> None:
+        """Ends the worker processes; raises what went wrong in them."""
+        self._stopping.set()
+        self._thread.join(60)
+        if self._error is not None:
+            raise self._error
 
 
 @contextmanager
-def filling(pool: GroupPool, run: RoomsRun) -> Iterator:
-    """Renders rooms into the pool in the background; yields a function that waits for a number of groups."""
-    stop, failed = threading.Event(), []
-
-    def work() -> None:
-        try:
-            with RoomStream(run.workers, size=2 * run.draw.size, seed=run.data_seed) as stream:
-                for batch in stream:
-                    pool.add(batch)
-                    if stop.is_set():
-                        return
-        except Exception as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=work, name="rooms", daemon=True)
-    thread.start()
-
-    def wait(groups: int) -> None:
-        started = time.perf_counter()
-        while pool.filled < min(groups, pool.capacity):
-            if failed:
-                raise failed[0]
-            time.sleep(0.2)
-        seconds = time.perf_counter() - started
-        logger.warning("%d groups of views after %.0f s", pool.filled, seconds)
-
+def filling(pool: GroupPool, run: RoomsRun) -> Iterator[BackgroundRenderer]:
+    """Renders rooms into the pool in the background."""
+    renderer = BackgroundRenderer(pool, run)
     try:
-        yield wait
+        yield renderer
     finally:
-        stop.set()
-        thread.join(30)
-    if failed:
-        raise failed[0]
+        renderer.stop()
 
 
 def sample_grid(pipeline: ScenePipeline, rooms: RoomBatch, samples: int = 3, steps: int = 12) -> Image.Image:
@@ -171,7 +187,7 @@ def _starting_point(run: RoomsRun) -> ScenePipeline:
 
 
 def _rehearse(step: TrainingStep, seen: RoomBatch, run: RoomsRun) -> None:
-    """Compiles everything while the host's cores are still free: one step of each kind, without learning."""
+    """Compiles and loads everything while rooms are rendered: one step of each kind, without learning."""
     started = time.perf_counter()
     device = next(step.parameters()).device
     pool = GroupPool(len(seen.images), device, depth_size=run.draw.size)

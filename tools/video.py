@@ -103,9 +103,9 @@ def write_video(
 
 def _sway(scene: SceneLike, time: Tensor) -> PerspectiveCameras:
     """Through the photo's view and the targets', by a periodic spline, pushed a little aside on its way."""
-    stops = [scene.photo_cameras, *scene.target_cameras]
+    stops = [stop.cpu() for stop in (scene.photo_cameras, *scene.target_cameras)]
     centers = torch.cat([camera_centers(stop) for stop in stops])
-    turns = torch.cat([so3_log_map(scene.photo_cameras.R.transpose(1, 2) @ stop.R) for stop in stops])
+    turns = torch.cat([so3_log_map(stops[0].R.transpose(1, 2) @ stop.R) for stop in stops])
     poses = torch.cat([centers, turns], dim=1)
     poses = torch.cat([poses, poses[:1]])
     spline = CubicSpline(np.linspace(0, 1, len(poses)), poses.double().numpy(), bc_type="periodic")
@@ -117,8 +117,8 @@ def _sway(scene: SceneLike, time: Tensor) -> PerspectiveCameras:
 
 
 def _orbit(scene: SceneLike, time: Tensor, focus: float) -> PerspectiveCameras:
-    centers = [camera_centers(stop) for stop in scene.target_cameras]
-    start = camera_centers(scene.photo_cameras)
+    centers = [camera_centers(stop.cpu()) for stop in scene.target_cameras]
+    start = camera_centers(scene.photo_cameras.cpu())
     reach = max((float((center - start).norm()) for center in centers), default=0.1 * focus)
     radius, angle = min(ORBIT_RADIUS * reach, 0.2 * focus), 2 * math.pi * time
     # a circle through the photo's place: its centre lies one radius to the left
@@ -129,7 +129,7 @@ def _orbit(scene: SceneLike, time: Tensor, focus: float) -> PerspectiveCameras:
 
 def _placed(scene: SceneLike, centers: Tensor, turns: Tensor) -> PerspectiveCameras:
     """Cameras with the photo's intrinsics at places (N, 3) in the world, turned by vectors (N, 3)."""
-    photo = scene.photo_cameras
+    photo = scene.photo_cameras.cpu()
     rotation = photo.R @ so3_exp_map(turns)
     translation = -(centers[:, None] @ rotation)[:, 0]
     focal, principal = (part.expand(len(turns), 2) for part in (photo.focal_length, photo.principal_point))

@@ -103,7 +103,7 @@ def fill(b: Builder, below: Placed, things: Clutter, density: float) -> None:
             continue
         clearance = min(clearance, b.size[1] - below.y - y - 0.05)
         standing: list[tuple[float, float, float, float]] = []
-        wanted = min(16, int(density * r.uniform(0.6, 2.2) * (3 * w * d + 1.1 * w + 0.5)))
+        wanted = min(20, int(density * r.uniform(0.8, 2.8) * (3 * w * d + 1.1 * w + 0.5)))
         for _ in range(wanted):
             piece = _small(b, things)
             if piece is None or piece.size[1] > clearance:

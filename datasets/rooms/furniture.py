@@ -210,7 +210,7 @@ def floor_lamp(r: Random) -> Piece:
     """A shade on a pole."""
     h, shade = r.uniform(1.3, 1.8), r.uniform(0.25, 0.45)
     pole = metal(r)
-    glow = Material(hsv(0.1, 0.2, 0.95), PLAIN, emission=r.choice((0.0, 0.3, 2.0, 4.0)))
+    glow = Material(hsv(0.1, 0.2, 0.95), PLAIN, emission=r.choice((0.0, 0.0, 0.3, 1.5)))
     parts = (
         Part(CYLINDER, (0, 0, 0), (0.28, 0.025, 0.28), pole),
         Part(CYLINDER, (0, 0, 0), (0.025, h - 0.1, 0.025), pole),

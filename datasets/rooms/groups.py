@@ -207,7 +207,7 @@ def floor_things(b: Builder, count: int) -> None:
         piece: Piece | None
         if kind < 0.45:
             piece = things_.potted_plant(r, r.uniform(0.6, 2.0))
-        elif kind < 0.6:
+        elif kind < 0.54:
             piece = make.floor_lamp(r)
         else:
             piece = asset_piece(
@@ -223,7 +223,7 @@ def clutter_floor(b: Builder) -> None:
     """Boxes, bags, bins and cables on the floor, rather along the walls."""
     r = b.r
     x0, z0, x1, z1 = b.areas[0]
-    for _ in range(int(r.uniform(0.1, 0.55) * (x1 - x0) * (z1 - z0))):
+    for _ in range(int(r.uniform(0.15, 0.75) * (x1 - x0) * (z1 - z0))):
         kind = r.random()
         piece: Piece | None
         if kind < 0.4:
@@ -244,7 +244,7 @@ def decorate_walls(b: Builder) -> None:
     """Pictures, posters, notices, shelves, whiteboards, sockets, and whatever the pack has for walls."""
     r = b.r
     for wall in b.walls:
-        for _ in range(int(r.uniform(0.3, 1.5) * wall.length)):
+        for _ in range(int(r.uniform(0.4, 2.0) * wall.length)):
             kind = r.random()
             if kind < 0.5:
                 _hang_picture(b, wall)

@@ -149,22 +149,22 @@ def carpet(r: Random) -> Material:
     """Needle felt and loop pile: saturated or grey, with specks."""
     if r.random() < 0.55:
         colour = hsv(
-            r.choice((0.6, 0.6, 0.02, 0.35, 0.08, r.random())), r.uniform(0.3, 0.9), r.uniform(0.2, 0.65)
+            r.choice((0.6, 0.6, 0.6, 0.02, 0.08, r.random())), r.uniform(0.2, 0.85), r.uniform(0.2, 0.6)
         )
     else:
         colour = grey(r.uniform(0.15, 0.7))
-    return Material(colour, PLAIN, gloss=0.0, speckle=r.uniform(0.1, 0.5), grain=r.uniform(0.004, 0.015))
+    return Material(colour, PLAIN, gloss=0.0, speckle=r.uniform(0.15, 0.6), grain=r.uniform(0.005, 0.02))
 
 
 def floor(r: Random, stock: Stock) -> Material:
     """Wood, tiles, stone, carpet, linoleum."""
     kind = r.random()
     surfaces = stock.by_kind.get("floor")
-    if surfaces and kind < 0.6:
+    if surfaces and kind < 0.62:
         return textured(r, r.choice(surfaces), tinted(r, 1.0, 0.15), r.uniform(0.05, 0.7))
-    if stock.by_kind.get("wood") and kind < 0.7:
+    if stock.by_kind.get("wood") and kind < 0.77:
         return textured(r, r.choice(stock.by_kind["wood"]), tinted(r, 0.95, 0.15), r.uniform(0.1, 0.7))
-    if kind < 0.92:
+    if kind < 0.94:
         return carpet(r)
     colour = hsv(r.random(), r.uniform(0, 0.25), r.uniform(0.25, 0.9))
     return Material(colour, PLAIN, gloss=r.uniform(0.1, 0.8), speckle=r.uniform(0.05, 0.25), grain=0.02)

@@ -31,8 +31,8 @@ class DrawConfig:
     """
 
     size: int = 64
-    target_rays: int = 2048
-    novel_rays: int = 2048
+    target_rays: int = 1536
+    novel_rays: int = 1536
     context_as_novel: float = 0.2
     two_contexts: float = 0.15
     photometric: float = 1.0
@@ -97,13 +97,13 @@ class GroupPool:
         with self._lock:
             group = torch.randint(self.filled, (batch,), generator=generator, device=self.device)
             views = self._tensors["images"].shape[1]
-            order = torch.rand(batch, views, generator=generator, device=self.device).argsort(1)[:, :4]
-            if order.shape[1] < 3:
+            if views < 3:
                 raise ValueError(f"groups need at least 3 views, got {views}")
+            two = views > 3 and self._dice.random() < config.two_contexts
+            order = torch.rand(batch, views, generator=generator, device=self.device).argsort(1)[:, : 3 + two]
             picked = {name: value[group[:, None], order] for name, value in self._tensors.items()}
         picked = _mirrored(picked, torch.rand(batch, generator=generator, device=self.device) < 0.5)
         images = picked["images"].permute(0, 1, 4, 2, 3).float() / 127.5 - 1  # (batch, roles, 3, S, S)
-        two = order.shape[1] > 3 and self._dice.random() < config.two_contexts
         sensors = (0, 3) if two else (0,)
         images = photograph(images, sensor_views=sensors, generator=generator, strength=config.photometric)
         return _assemble(images, picked, two, config, generator)

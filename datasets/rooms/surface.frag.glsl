@@ -29,7 +29,10 @@ uniform bool unlit;
 
 out vec4 radiance_and_depth;
 
-const float GOLDEN = 2.39996323;
+const vec2 DISC[8] = vec2[8](  // a sunflower's seeds in the unit disc
+    vec2(0.2500, 0.0000), vec2(-0.3193, 0.2925), vec2(0.0489, -0.5569), vec2(0.4024, 0.5249),
+    vec2(-0.7385, -0.1306), vec2(0.6996, -0.4450), vec2(-0.2340, 0.8705), vec2(-0.4463, -0.8593)
+);
 
 float hash(vec3 p) {
     p = fract(p * vec3(0.1031, 0.1030, 0.0973));
@@ -81,17 +84,17 @@ float stored_distance(int slot, vec2 uv) {
 
 // Percentage-closer soft shadows: the nearer the blocker to the surface, the sharper the edge. Taps are compared
 // with the surface's own plane, whose inverse depth is linear over the map, lest slanted surfaces shade themselves.
-float lit(int slot, vec3 p, vec3 n, float turn) {
+float lit(int slot, vec3 p, vec3 n, mat2 turn) {
     mat4 m = shadow_matrix[slot];
     vec4 range = shadow_range[slot];
     bool parallel = range.w == 0.0;
-    float texel = parallel ? 0.01 : 0.006 * (m * vec4(p, 1.0)).w;
+    vec3 across = vec3(m[0].x, m[1].x, m[2].x), up = vec3(m[0].y, m[1].y, m[2].y), ahead = vec3(m[0].w, m[1].w, m[2].w);
+    float texel = parallel ? 0.01 : 0.006 * (dot(ahead, p) + m[3].w);
     vec4 clip = m * vec4(p + (0.01 + texel) * n, 1.0);
     if (clip.w <= 0.0) return 1.0;
     vec3 ndc = clip.xyz / clip.w;
     if (any(greaterThan(abs(ndc), vec3(1.0)))) return 1.0;
     vec2 uv = ndc.xy * 0.5 + 0.5;
-    vec3 across = vec3(m[0].x, m[1].x, m[2].x), up = vec3(m[0].y, m[1].y, m[2].y), ahead = vec3(m[0].w, m[1].w, m[2].w);
     vec2 slope = parallel ? vec2(0.0) : range.w * range.w * vec2(dot(n, across), dot(n, up));
     float level = parallel ? 1.0 : dot(slope, ndc.xy) + dot(n, ahead);
     slope *= 2.0 / (abs(level) < 1e-4 ? 1e-4 : level);  // relative change of inverse depth for each unit of uv
@@ -99,9 +102,8 @@ float lit(int slot, vec3 p, vec3 n, float turn) {
     float bias = 0.02 + 0.006 * here;
     float search = parallel ? 0.02 : clamp(0.35 * range.z / here, 0.004, 0.08);
     float blocker = 0.0, blockers = 0.0;
-    for (int i = 0; i < 6; i++) {
-        float angle = GOLDEN * float(i) + turn;
-        vec2 offset = search * sqrt((float(i) + 0.5) / 6.0) * vec2(cos(angle), sin(angle));
+    for (int i = 1; i < 8; i += 2) {
+        vec2 offset = search * (turn * DISC[i]);
         float z = stored_distance(slot, clamp(uv + offset, 0.002, 0.998));
         if (z < here / max(1.0 + dot(slope, offset), 1.0) - bias) { blocker += z; blockers += 1.0; }
     }
@@ -110,30 +112,28 @@ float lit(int slot, vec3 p, vec3 n, float turn) {
     float width = parallel ? clamp(0.002 * (here - blocker), 0.0015, 0.02)
                            : clamp(0.5 * range.z * (here - blocker) / (blocker * here), 0.002, 0.09);
     float sum = 0.0;
-    for (int i = 0; i < 10; i++) {
-        float angle = GOLDEN * float(i) - turn;
-        vec2 offset = width * sqrt((float(i) + 0.5) / 10.0) * vec2(cos(angle), sin(angle));
+    for (int i = 0; i < 8; i++) {
+        vec2 offset = width * (turn * DISC[i]);
         float z = stored_distance(slot, clamp(uv + offset, 0.002, 0.998));
         sum += z < here / max(1.0 + dot(slope, offset), 1.0) - bias ? 0.0 : 1.0;
     }
-    return sum / 10.0;
+    return sum / 8.0;
 }
 
 // How much of the light from above and around arrives: horizons in the map of heights seen from the ceiling.
-float openness(vec3 p, vec3 n, float turn) {
-    vec4 range = shadow_range[3];
+float openness(vec3 p, vec3 n, mat2 turn) {
+    mat4 m = shadow_matrix[3];
     vec3 start = p + 0.06 * n;
+    vec2 middle = (m * vec4(start, 1.0)).xy * 0.5 + 0.5;
+    mat2 to_map = 0.5 * mat2(m[0].xy, m[2].xy);
     float occlusion = 0.0;
-    for (int i = 0; i < 12; i++) {
-        float radius = 0.04 + 0.9 * pow((float(i) + 0.5) / 12.0, 1.5);
-        float angle = GOLDEN * float(i) + turn;
-        vec3 at = start + radius * vec3(cos(angle), 0.0, sin(angle));
-        vec4 clip = shadow_matrix[3] * vec4(at, 1.0);
-        float top = room_high.y - stored_distance(3, clamp(clip.xy * 0.5 + 0.5, 0.002, 0.998));
-        float rise = max(top - start.y - 0.02, 0.0);
+    for (int i = 0; i < 8; i++) {
+        float radius = 0.04 + 0.9 * pow((float(i) + 0.5) / 8.0, 1.5);
+        vec2 uv = middle + to_map * (turn * (radius * normalize(DISC[i])));
+        float rise = max(room_high.y - stored_distance(3, clamp(uv, 0.002, 0.998)) - start.y - 0.02, 0.0);
         occlusion += rise * rise / (rise * rise + radius * radius);
     }
-    return 1.0 - 0.82 * occlusion / 12.0;
+    return 1.0 - 0.82 * occlusion / 8.0;
 }
 
 vec3 from_around(vec3 n) {
@@ -161,7 +161,7 @@ vec3 mirrored(vec3 p, vec3 r, float gloss) {
     return light;
 }
 
-vec3 direct(vec3 p, vec3 n, vec3 v, float gloss, float turn, out vec3 highlight) {
+vec3 direct(vec3 p, vec3 n, vec3 v, float gloss, mat2 turn, out vec3 highlight) {
     vec3 sum = vec3(0.0);
     highlight = vec3(0.0);
     float shine = exp2(3.0 + 7.0 * gloss);
@@ -195,9 +195,10 @@ void main() {
     vec3 n = normalize(world_normal);
     if (dot(n, v) < 0.0) n = -n;
     float turn = 6.2831853 * fract(52.9829189 * fract(dot(gl_FragCoord.xy, vec2(0.06711056, 0.00583715))));
-    float open = openness(world, n, turn);
+    mat2 rotation = mat2(cos(turn), sin(turn), -sin(turn), cos(turn));
+    float open = openness(world, n, rotation);
     vec3 highlight;
-    vec3 light = direct(world, n, v, gloss, turn, highlight);
+    vec3 light = direct(world, n, v, gloss, rotation, highlight);
     light += 3.14159 * from_around(n) * open;
     vec3 colour = albedo * light / 3.14159;
     float fresnel = 0.04 + 0.8 * gloss * pow(1.0 - max(dot(n, v), 0.0), 5.0);

@@ -46,7 +46,7 @@ def sample_groups(
         if len(chosen) == 0:
             continue
         cameras = cameras[chosen]
-        suits = _judge(room, rasterizer, cameras, rng.random(len(chosen)) < 0.2)
+        suits = _judge(room, rasterizer, cameras, rng.random(len(chosen)) < 0.08)
         found.append(cameras[np.flatnonzero(suits)])
         count += int(suits.sum())
         if count >= groups:

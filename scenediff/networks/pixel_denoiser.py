@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from scenediff.forward import EncodedContext, Observation
 from scenediff.networks.backbone import STAGE_CHANNELS, FrozenBackbone
-from scenediff.networks.unet import UNet, timestep_embedding
+from scenediff.networks.unet import GroupNorm, UNet, timestep_embedding
 from scenediff.renderers.cameras import CameraView
 from scenediff.renderers.pixel_field import FieldSignal, FieldView, PixelFieldRenderer, Rendering
 from scenediff.renderers.rays import camera_rays
@@ -63,7 +63,7 @@ class PixelDenoiser(nn.Module):
         )
         self.roles = nn.Embedding(2, config.embedding)  # 0 context, 1 target
         self.unet = UNet(config.channels, config.blocks, config.attention_levels, config.embedding)
-        self.norm = nn.GroupNorm(16, width)
+        self.norm = GroupNorm(16, width)
         self.head = nn.Conv2d(width, field.channels + 1 + 3, 3, padding=1)
 
     def encode(
@@ -92,8 +92,9 @@ class PixelDenoiser(nn.Module):
         return FieldSignal((*context.signal.views, view))
 
     def compile_parts(self) -> None:
-        """Compiles, in place, what training spends its time in: the field. (The U-Net takes minutes and gains little.)"""
-        self.renderer.field.compile(dynamic=True)
+        """Compiles, in place, the renderer's chains of small operations, which the U-Net and the layers have not."""
+        field = self.renderer.field
+        field.encode_geometry = torch.compile(field.encode_geometry, dynamic=True)
         self.renderer.composite = torch.compile(self.renderer.composite, dynamic=True)
 
     def _context_view(self, observation: Observation, drop: Tensor | None, short_side: int) -> FieldView:

@@ -18,15 +18,25 @@ def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation that keeps half precision under autocast; its statistics are in float32 all the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype not in (torch.bfloat16, torch.float16):
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return functional.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
 class ResBlock(nn.Module):
     """Two convolutions around a residual; the embedding scales and shifts between them."""
 
     def __init__(self, inputs: int, outputs: int, embedding: int):
         super().__init__()
-        self.norm1 = nn.GroupNorm(min(32, inputs // 4), inputs)
+        self.norm1 = GroupNorm(min(32, inputs // 4), inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.modulation = nn.Linear(embedding, 2 * outputs)
-        self.norm2 = nn.GroupNorm(min(32, outputs // 4), outputs)
+        self.norm2 = GroupNorm(min(32, outputs // 4), outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         nn.init.zeros_(self.conv2.weight)
@@ -45,7 +55,7 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int, head_channels: int = 32):
         super().__init__()
         self.heads = channels // head_channels
-        self.norm = nn.GroupNorm(32, channels)
+        self.norm = GroupNorm(32, channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.output = nn.Conv2d(channels, channels, 1)
         nn.init.zeros_(self.output.weight)

@@ -1,0 +1,159 @@
+"""The sampler: guidance, seeds, order of the target views, schedulers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from toy_models import (
+    COVARIANCE,
+    ROWS,
+    ExactLinearDenoiser,
+    gaussian_posterior,
+    linear_forward_model,
+    training_scheduler,
+)
+
+from scenediff.forward import Observation
+from scenediff.sampling import SCHEDULERS, draw_noise, generators, make_scheduler, sample, sample_in_turn
+
+VALUES = torch.tensor([0.3, -0.2, 0.1])
+
+
+@pytest.fixture
+def denoiser() -> ExactLinearDenoiser:
+    return ExactLinearDenoiser(linear_forward_model(), training_scheduler().alphas_cumprod.double(), COVARIANCE)
+
+
+def context(values: Tensor = VALUES) -> list[Observation]:
+    return [Observation(values.double()[:, None, None], "context")]
+
+
+def draw(denoiser: ExactLinearDenoiser, name: str = "ddim", seeds: tuple[int, ...] = (5, 6, 7), steps: int = 10,
+         values: Tensor = VALUES, **options) -> tuple[Tensor, Tensor]:
+    sources = generators(seeds)
+    noise = draw_noise((1, 2), sources, "cpu").double()
+    return sample(
+        denoiser, denoiser.forward_model, make_scheduler(name, training_scheduler()), context(values), "target",
+        noise, steps=steps, step_generators=sources, **options,
+    )
+
+
+def test_unit_guidance_is_no_guidance(denoiser: ExactLinearDenoiser) -> None:
+    _, plain = draw(denoiser)
+    assert len(denoiser.encoded) == 1  # the branch without context is not even computed
+    _, unit = draw(denoiser, guidance_scale=1.0)
+    _, almost = draw(denoiser, guidance_scale=1.0 + 1e-9)
+    assert len(denoiser.encoded) == 4
+    assert torch.equal(plain, unit)
+    assert torch.allclose(plain, almost, atol=1e-8)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 3.0])
+def test_guidance_moves_away_from_the_estimate_without_context(denoiser: ExactLinearDenoiser, scale: float) -> None:
+    """In one step from pure noise the estimates are the posterior's and the prior's means, which is zero."""
+    _, image = draw(denoiser, steps=1, guidance_scale=scale)
+    mean, _ = gaussian_posterior(COVARIANCE, ROWS["context"], VALUES.double()[:, None])
+    assert torch.allclose(image[:, 0], scale * mean @ ROWS["target"].T, atol=1e-3)  # alpha is 2e-9 there, not 0
+
+
+def test_zero_guidance_samples_the_prior(denoiser: ExactLinearDenoiser) -> None:
+    _, image = draw(denoiser, guidance_scale=0.0, steps=200)
+    _, other = draw(denoiser, guidance_scale=0.0, steps=200, values=-VALUES)
+    assert torch.allclose(image, other)
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULERS))
+def test_a_sample_depends_on_its_own_seed_alone(denoiser: ExactLinearDenoiser, name: str) -> None:
+    _, together = draw(denoiser, name)
+    for index, seed in enumerate((5, 6, 7)):
+        _, alone = draw(denoiser, name, seeds=(seed,), values=VALUES[index : index + 1])
+        assert torch.allclose(together[index], alone[0], atol=1e-12)
+    _, other = draw(denoiser, name, seeds=(5, 8, 7))
+    assert torch.allclose(together[[0, 2]], other[[0, 2]], atol=1e-12)
+    assert (together[1] - other[1]).abs().min() > 1e-3
+
+
+def test_ddpm_takes_the_noise_of_its_steps_from_the_generators(denoiser: ExactLinearDenoiser) -> None:
+    torch.manual_seed(1)
+    _, first = draw(denoiser, "ddpm")
+    torch.manual_seed(2)
+    _, second = draw(denoiser, "ddpm")
+    assert torch.equal(first, second)
+    noise = draw_noise((1, 2), generators((5, 6, 7)), "cpu").double()
+    steps = make_scheduler("ddpm", training_scheduler())
+    _, unseeded = sample(
+        denoiser, denoiser.forward_model, steps, context(), "target", noise, steps=10,
+        step_generators=generators((1, 2, 3)),
+    )
+    assert not torch.allclose(first, unseeded)
+
+
+def test_every_finished_target_becomes_context_for_the_next(denoiser: ExactLinearDenoiser) -> None:
+    noises = [torch.randn(3, 1, 1, dtype=torch.float64) for _ in range(2)]
+    options = {"steps": 20}
+    scheduler = make_scheduler("dpmsolver++", training_scheduler())
+    both = sample_in_turn(
+        denoiser, denoiser.forward_model, scheduler, context(), ["first", "second"], noises, **options
+    )
+    assert [observation.view for observation in both.observations] == ["first", "second"]
+    assert denoiser.encoded == [(("context",), "first"), (("context", "first"), "second")]
+    _, first = sample(denoiser, denoiser.forward_model, scheduler, context(), "first", noises[0], **options)
+    known = [*context(), Observation(first, "first")]
+    signal, second = sample(denoiser, denoiser.forward_model, scheduler, known, "second", noises[1], **options)
+    assert torch.equal(both.observations[0].image, first)
+    assert torch.equal(both.observations[1].image, second)
+    assert torch.equal(both.signal, signal)
+
+
+def test_finished_targets_stay_within_the_range_of_images(denoiser: ExactLinearDenoiser) -> None:
+    loud = context(torch.tensor([40.0, -40.0, 0.0]))
+    drawn = sample_in_turn(
+        denoiser, denoiser.forward_model, make_scheduler("ddim", training_scheduler()), loud, ["first"],
+        [torch.zeros(3, 1, 1, dtype=torch.float64)], steps=3,
+    )
+    assert drawn.observations[0].image.abs().max() == 1
+    assert drawn.signal.abs().max() > 1
+
+
+def test_the_callback_follows_every_step(denoiser: ExactLinearDenoiser) -> None:
+    calls: list[tuple[int, Tensor, Tensor]] = []
+    signal, image = draw(denoiser, steps=7, callback=lambda *call: calls.append(call))
+    assert [index for index, _, _ in calls] == list(range(7))
+    assert torch.equal(calls[-1][1], signal)
+    assert torch.equal(calls[-1][2], image)
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULERS))
+@pytest.mark.parametrize("steps", [1, 12, 1000])
+def test_schedules_start_at_pure_noise_and_end_clean(name: str, steps: int) -> None:
+    scheduler = make_scheduler(name, training_scheduler())
+    scheduler.set_timesteps(steps)
+    assert int(scheduler.timesteps[0]) == 999
+    assert len(scheduler.timesteps) == steps
+    assert (scheduler.timesteps.diff() < 0).all()
+    noisy = torch.randn(1, 1, 2)
+    for step in scheduler.timesteps:  # whatever came before, the last step returns the estimate
+        noisy = scheduler.step(torch.full((1, 1, 2), 0.25), step, noisy).prev_sample
+    assert torch.allclose(noisy, torch.full((1, 1, 2), 0.25), atol=1e-4)
+
+
+def test_noise_is_standard_normal_and_different_everywhere() -> None:
+    noise = draw_noise((3, 40, 50), generators(range(6)), "cpu")
+    assert noise.shape == (6, 3, 40, 50)
+    assert noise.mean().abs() < 4 / noise.numel() ** 0.5
+    assert (noise.std() - 1).abs() < 4 / (2 * noise.numel()) ** 0.5
+    assert torch.corrcoef(noise.flatten(1)).triu(1).abs().max() < 0.06  # 4.6 standard errors
+    sources = generators([0])
+    assert not torch.equal(draw_noise((2,), sources, "cpu"), draw_noise((2,), sources, "cpu"))
+
+
+def test_bad_arguments_are_refused(denoiser: ExactLinearDenoiser) -> None:
+    with pytest.raises(ValueError, match="scheduler must be one of ddim, ddpm, dpmsolver\\+\\+, got 'euler'"):
+        make_scheduler("euler", training_scheduler())
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        draw(denoiser, steps=0)
+    scheduler = make_scheduler("ddim", training_scheduler())
+    for views, noises in ([], []), (["first"], []):
+        with pytest.raises(ValueError, match="one noise for each target view"):
+            sample_in_turn(denoiser, denoiser.forward_model, scheduler, context(), views, noises, steps=1)
