@@ -125,6 +125,18 @@ def ndc_to_pixels_intrinsics(cameras: PerspectiveCameras, size: tuple[int, int])
     return cameras.focal_length * half, centre - cameras.principal_point * half
 
 
+def resized(
+    cameras: PerspectiveCameras, size: tuple[int, int], new_size: tuple[int, int]
+) -> PerspectiveCameras:
+    """Cameras of the same images after resizing from one (height, width) to another, even of another shape."""
+    (height, width), (new_height, new_width) = size, new_size
+    scale = min(size) / min(new_size)
+    stretch = cameras.focal_length.new_tensor([scale * new_width / width, scale * new_height / height])
+    return perspective_cameras(
+        cameras.R, cameras.T, cameras.focal_length * stretch, cameras.principal_point * stretch
+    )
+
+
 def points_to_opengl(points: Tensor) -> Tensor:
     """World points (..., 3) from PyTorch3D's axes of the photo's camera to OpenGL/glTF axes (+X right, -Z ahead)."""
     return points * points.new_tensor([-1.0, 1.0, -1.0])

@@ -28,11 +28,13 @@ class FieldView:
     """One view that a field is made of; all tensors share the batch.
 
     Attributes:
-        cameras: PyTorch3D cameras (NDC) of the feature map.
+        cameras: PyTorch3D cameras (NDC) of the photo.
         features: (batch, channels, height, width), already through the field's first layer.
         log_depth: (batch, 1, height, width) log of the predicted depth, metres.
         image: (batch, 3, any height, any width) in [-1, 1], of the same cameras.
         present: (batch,) 1 where the view counts, 0 where it was dropped.
+        size: (height, width) of the photo that the cameras took, if `image` isn't that: maps and scaled images
+            show all of it, but their sides are rounded, and NDC follow the photo's own shape.
     """
 
     cameras: PerspectiveCameras
@@ -40,6 +42,12 @@ class FieldView:
     log_depth: Tensor
     image: Tensor
     present: Tensor
+    size: tuple[int, int] | None = None
+
+    @property
+    def photo_size(self) -> tuple[int, int]:
+        """(height, width) of the photo."""
+        return self.size or (self.image.shape[-2], self.image.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,10 @@ class FieldConfig:
     proposal_bins: int = 32
     near: float = 0.25
     far: float = 14.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.uniform_share <= 1:  # at 0 a ray that meets no view would have nowhere to put its samples
+            raise ValueError(f"uniform_share must lie in (0, 1], got {self.uniform_share}")
 
 
 GEOMETRY_CHANNELS = 24  # like every width here a multiple of 8: matrix units want rows aligned to 16 bytes
@@ -272,7 +284,7 @@ class PixelFieldRenderer(nn.Module):
         points = bundle.origins[..., None, :] + bundle.directions[..., None, :] * centres.exp()[:, None]
         likely = torch.zeros(points.shape[:-1], dtype=points.dtype, device=points.device)
         for view in signal.views:
-            grid, depth = project(points.flatten(1, 2), view.cameras, view.log_depth.shape[-2:])
+            grid, depth = project(points.flatten(1, 2), view.cameras, view.photo_size)
             offset = depth.clamp(min=1e-2).log() - sample_map(view.log_depth.float(), grid)[..., 0]
             inside = _inside(grid, depth) * view.present[:, None]
             likely = likely + (inside * torch.exp(-(offset / width).square())).view_as(likely)
@@ -309,7 +321,7 @@ def prefilter(signal: FieldSignal, short_side: int) -> FieldSignal:
             return view
         size = (round(height * scale), round(width * scale))
         image = functional.interpolate(view.image, size=size, mode="bilinear", antialias=True, align_corners=False)
-        return replace(view, image=image)
+        return replace(view, image=image, size=view.photo_size)
 
     return FieldSignal(tuple(filtered(view) for view in signal.views))
 
@@ -331,7 +343,7 @@ def map_signal(signal: FieldSignal, function: Callable[[Tensor], Tensor]) -> Fie
 
 def _look_up(view: FieldView, points: Tensor) -> SeenPoints:
     with torch.autocast(points.device.type, enabled=False):
-        grid, depth = project(points, view.cameras, view.features.shape[-2:])
+        grid, depth = project(points, view.cameras, view.photo_size)
         return SeenPoints(
             sample_map(view.features, grid), grid, depth, sample_map(view.log_depth.float(), grid),
             sample_map(view.image.float(), grid), _inside(grid, depth) * view.present[:, None],

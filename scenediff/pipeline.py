@@ -123,7 +123,8 @@ class ScenePipeline:
             raise ValueError(f"num_samples must be at least 1, got {num_samples}")
         if not isinstance(photo, Photo):
             photo = load_photo(photo, fov_degrees=fov_degrees)
-        steps, guidance_scale = steps or self.defaults.steps, guidance_scale or self.defaults.guidance_scale
+        steps = self.defaults.steps if steps is None else steps
+        guidance_scale = self.defaults.guidance_scale if guidance_scale is None else guidance_scale
         image = photo.image.to(self.device)[None]
         cameras = look_ahead(1, photo.fov_degrees, device=self.device)
         targets = self._target_cameras(image, cameras)
@@ -166,12 +167,14 @@ class ScenePipeline:
             `num_samples` batches.
         """
         size = size or (self.defaults.size,) * 2
+        steps = self.defaults.steps if steps is None else steps
+        guidance_scale = self.defaults.guidance_scale if guidance_scale is None else guidance_scale
         count = len(context_image)
         return [
             self._sample(
                 context_image, context_cameras, [target_cameras],
                 [seed + 100_003 * index + element for element in range(count)],
-                steps or self.defaults.steps, guidance_scale or self.defaults.guidance_scale, size,
+                steps, guidance_scale, size,
             )
             for index in range(num_samples)
         ]
@@ -249,21 +252,28 @@ class ScenePipeline:
         """
         folder = Path(folder)
         config = read_config(folder)
-        denoiser, scheduler = build_model(
-            DenoiserConfig(**{**config["denoiser"], "channels": tuple(config["denoiser"]["channels"])}),
-            FieldConfig(**config["field"]), config["scheduler"],
-        )
+        try:
+            denoiser, scheduler = build_model(
+                DenoiserConfig(**{**config["denoiser"], "channels": tuple(config["denoiser"]["channels"])}),
+                FieldConfig(**config["field"]), config["scheduler"],
+            )
+            defaults = SamplingDefaults(**config["sampling"])
+        except (KeyError, TypeError, ValueError) as error:
+            message = f"{folder / CONFIG_NAME}: settings missing or unknown ({error!r})"
+            raise CheckpointError(message) from error
         path = folder / WEIGHTS_NAME
         try:
             weights = {name: value.float() for name, value in load_file(path).items()}
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: not a readable weights file ({error})") from error
-        wanted = {name for name, value in denoiser.state_dict().items() if value.is_floating_point()}
-        if wanted != set(weights):
-            names = ", ".join(sorted(wanted ^ set(weights))[:3])
-            raise CheckpointError(f"{path}: weights don't fit {CONFIG_NAME} (missing or unexpected: {names}, ...)")
+        kept = {name: value for name, value in denoiser.state_dict().items() if value.is_floating_point()}
+        wanted = {name: value.shape for name, value in kept.items()}
+        found = {name: value.shape for name, value in weights.items()}
+        if wanted != found:
+            names = ", ".join(sorted({name for name, _ in wanted.items() ^ found.items()})[:3])
+            raise CheckpointError(f"{path}: weights don't fit {CONFIG_NAME} (names or shapes differ: {names})")
         denoiser.load_state_dict(weights, strict=False)  # the backbone's integer counters are not kept
-        return cls(denoiser, scheduler, SamplingDefaults(**config["sampling"])).to(device)
+        return cls(denoiser, scheduler, defaults).to(device)
 
 
 SCHEDULE_KEYS = ("num_train_timesteps", "beta_schedule", "prediction_type", "clip_sample")

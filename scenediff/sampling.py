@@ -15,8 +15,8 @@ from torch import Tensor
 
 from scenediff.forward import Denoiser, EncodedContext, ForwardModel, Observation, Signal, View
 
-# DDIM is DPM-Solver++ of first order (Lu et al. 2022, arXiv:2211.01095, Sec. 5); diffusers' DDIMScheduler itself steps
-# to wrong noise levels unless the number of steps divides that of the training schedule.
+# DDIM is DPM-Solver++ of first order (Lu et al. 2022, arXiv:2211.01095, Sec. 5); diffusers' DDIMScheduler itself
+# steps to wrong noise levels unless the number of steps divides that of the training schedule.
 SCHEDULERS = {
     "ddim": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 1}),
     "ddpm": (DDPMScheduler, {"clip_sample": False}),

@@ -121,12 +121,16 @@ class Scene:
             raise SceneError(f"{path}: not a readable scene file ({error}); expected a scene.safetensors") from error
         if header.get("format") != FORMAT:
             raise SceneError(f"{path}: format {header.get('format')!r}, but this version reads {FORMAT!r}")
-        renderer = PixelFieldRenderer(FieldConfig(**json.loads(header["field"]))).to(device).eval()
+        try:
+            renderer = PixelFieldRenderer(FieldConfig(**json.loads(header["field"]))).to(device).eval()
+            renderer.load_state_dict(_strip(tensors, "renderer."))
+            count = len({name.split(".")[1] for name in tensors if name.startswith("views.")})
+            views = tuple(_view(_strip(tensors, f"views.{index}.")) for index in range(count))
+            metadata = json.loads(header["metadata"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise SceneError(f"{path}: parts of the scene are missing or don't fit ({error!r})") from error
         renderer.chunk_rays = rays_at_a_time(device)
-        renderer.load_state_dict(_strip(tensors, "renderer."))
-        count = len({name.split(".")[1] for name in tensors if name.startswith("views.")})
-        views = tuple(_view(_strip(tensors, f"views.{index}.")) for index in range(count))
-        return cls(FieldSignal(views), renderer, json.loads(header["metadata"]))
+        return cls(FieldSignal(views), renderer, metadata)
 
 
 def rays_at_a_time(device: torch.device | str) -> int:

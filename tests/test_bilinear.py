@@ -15,7 +15,7 @@ from scenediff.renderers.bilinear import gather_reference, sample_map
 
 
 def naive_lookup(image_map: Tensor, grid: Tensor) -> Tensor:
-    """Point after point, from the definition: pixel centres at half-integers, the border's pixels go on for ever."""
+    """Point after point: pixel centres at half-integers, the border's pixels go on for ever."""
     batch, channels, height, width = image_map.shape
     out = torch.zeros(batch, grid.shape[1], channels, dtype=image_map.dtype)
     for b in range(batch):
@@ -32,7 +32,9 @@ def naive_lookup(image_map: Tensor, grid: Tensor) -> Tensor:
 def example(channels: int = 5, device: str = "cpu") -> tuple[Tensor, Tensor]:
     """A map, and points of which a third lie outside or exactly on its edges and pixel centres."""
     image_map = torch.randn(2, channels, 4, 7, device=device)
-    special = torch.tensor([[-1.0, -1.0], [1.0, 1.0], [2 / 7, 0.25], [0.0, 0.0], [6 / 7, -0.75], [40.0, -40.0]])
+    special = torch.tensor(
+        [[-1.0, -1.0], [1.0, 1.0], [2 / 7, 0.25], [0.0, 0.0], [6 / 7, -0.75], [40.0, -40.0]]
+    )
     grid = torch.cat([special.expand(2, -1, -1), torch.rand(2, 31, 2) * 2.6 - 1.3], dim=1)
     return image_map, grid.to(device)
 
@@ -54,7 +56,7 @@ def test_no_points_and_half_precision() -> None:
 
 
 def test_gradients_reach_map_and_points() -> None:
-    image_map, grid = example(2)
+    image_map, _ = example(2)
     inner = (torch.rand(2, 5, 2) * 1.4 - 0.7).double().requires_grad_()
     assert torch.autograd.gradcheck(sample_map, (image_map.double().requires_grad_(), inner))
 
@@ -71,7 +73,9 @@ def check_kernels(apply, device: str) -> None:
         assert torch.allclose(*gradients, atol=1e-5), channels
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; the kernels are also tested interpreted")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a CUDA device; the kernels are also tested interpreted"
+)
 def test_kernels_on_the_gpu() -> None:
     check_kernels(sample_map, "cuda")
     image_map, grid = example(20, "cuda")
@@ -92,7 +96,12 @@ def test_kernels_interpreted_on_the_cpu() -> None:
     )
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent, env=environment, capture_output=True, text=True,
-        timeout=120, check=False,
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.stdout.strip() == "agreed", done.stderr

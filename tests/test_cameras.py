@@ -1,4 +1,4 @@
-"""Camera conventions: named directions by hand, PyTorch3D's own projections, round trips on non-square images."""
+"""Camera conventions: directions by hand, PyTorch3D's own projections, round trips on non-square images."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from scenediff.renderers.cameras import (
     points_to_opengl,
     pytorch3d_to_opengl,
     relative_to,
+    resized,
 )
 
 CAMERA_TENSORS = ("R", "T", "focal_length", "principal_point")
@@ -55,7 +56,9 @@ def intrinsics(draw: st.DrawFn, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 def pixels_of(points: Tensor, cameras: PerspectiveCameras, size: tuple[int, int]) -> Tensor:
     """(..., 2) column and row where PyTorch3D, which computes them in float32, draws world points."""
     cameras = perspective_cameras(*(getattr(cameras, name).float() for name in CAMERA_TENSORS))
-    return cameras.transform_points_screen(points.float(), image_size=torch.tensor([size]))[..., :2].to(points)
+    return cameras.transform_points_screen(points.float(), image_size=torch.tensor([size]))[..., :2].to(
+        points
+    )
 
 
 def photo_camera(size: tuple[int, int]) -> PerspectiveCameras:
@@ -71,8 +74,12 @@ def test_named_directions_of_an_opengl_camera(size: tuple[int, int]) -> None:
     ahead, right, up = torch.tensor([[0.0, 0, -5], [1.0, 0, -5], [0.0, 1, -5]])
     pixels = pixels_of(torch.stack([ahead, right, up]), camera, size)
     assert torch.allclose(pixels[0], torch.tensor([width / 2, height / 2]), atol=1e-3)
-    assert torch.allclose(pixels[1], torch.tensor([width / 2 + 45 / 5, height / 2]), atol=1e-3)  # right of the middle
-    assert torch.allclose(pixels[2], torch.tensor([width / 2, height / 2 - 45 / 5]), atol=1e-3)  # above the middle
+    assert torch.allclose(
+        pixels[1], torch.tensor([width / 2 + 45 / 5, height / 2]), atol=1e-3
+    )  # right of the middle
+    assert torch.allclose(
+        pixels[2], torch.tensor([width / 2, height / 2 - 45 / 5]), atol=1e-3
+    )  # above the middle
     local = camera.get_world_to_view_transform().transform_points(torch.stack([ahead, right, up]))
     assert torch.allclose(local, torch.tensor([[0.0, 0, 5], [-1.0, 0, 5], [0.0, 1, 5]]))  # +X left, +Z ahead
 
@@ -93,10 +100,14 @@ def test_opengl_projections_follow_the_pinhole_formula_and_return(data: st.DataO
     focal, principal = data.draw(intrinsics(size))
     pose = data.draw(opengl_poses())
     cameras = opengl_to_pytorch3d(pose, focal, principal, size)
-    local = torch.tensor([[0.3, -0.2, -1.5], [-0.8, 0.4, -3.0]], dtype=torch.float64)  # before the OpenGL camera
+    local = torch.tensor(
+        [[0.3, -0.2, -1.5], [-0.8, 0.4, -3.0]], dtype=torch.float64
+    )  # before the OpenGL camera
     world = local @ pose[0, :3, :3].T + pose[0, :3, 3]
     expected = torch.stack([local[:, 0], -local[:, 1]], -1) / -local[:, 2:] * focal + principal
-    assert torch.allclose(pixels_of(world, cameras, size), expected, atol=0.01)  # pixels, of up to 1600, in float32
+    assert torch.allclose(
+        pixels_of(world, cameras, size), expected, atol=0.01
+    )  # pixels, of up to 1600, in float32
     assert torch.allclose(pytorch3d_to_opengl(cameras), pose, atol=1e-9)
     back = ndc_to_pixels_intrinsics(cameras, size)
     assert torch.allclose(back[0], focal, rtol=1e-9)
@@ -112,7 +123,9 @@ def test_intrinsics_agree_with_pytorch3d_pixel_cameras(size: tuple[int, int]) ->
     ndc_focal, ndc_principal = pixels_to_ndc_intrinsics(focal, principal, size)
     in_ndc = perspective_cameras(torch.eye(3)[None], torch.zeros(1, 3), ndc_focal, ndc_principal)
     points = torch.tensor([[0.2, 0.1, 2.0], [-0.6, 0.5, 1.3]])
-    assert torch.allclose(pixels_of(points, in_ndc, size), in_pixels.transform_points_screen(points)[..., :2], atol=1e-3)
+    assert torch.allclose(
+        pixels_of(points, in_ndc, size), in_pixels.transform_points_screen(points)[..., :2], atol=1e-3
+    )
     # by hand: +X is left, so a point at x = 0.2, z = 2 lies 40 * 0.1 pixels left of the principal point
     assert torch.allclose(pixels_of(points, in_ndc, size)[0], torch.tensor([16.0, 34.25]), atol=1e-3)
 
@@ -135,6 +148,17 @@ def test_a_change_of_world_changes_no_image(first: Tensor, second: Tensor) -> No
     assert torch.equal(moved.principal_point, camera.principal_point)
 
 
+@pytest.mark.parametrize("new_size", [(60, 90), (30, 45), (64, 88), (80, 40)])
+def test_resizing_moves_points_with_the_pixels(new_size: tuple[int, int]) -> None:
+    cameras = perspective_cameras(
+        torch.eye(3)[None], torch.zeros(1, 3), torch.tensor([[1.3, 1.1]]), torch.tensor([[0.2, -0.1]])
+    )
+    points = torch.tensor([[0.4, -0.3, 2.0], [-0.2, 0.8, 3.0]])
+    scale = torch.tensor([new_size[1] / 90, new_size[0] / 60])
+    after = pixels_of(points, resized(cameras, (60, 90), new_size), new_size)
+    assert torch.allclose(after, pixels_of(points, cameras, (60, 90)) * scale, atol=1e-3)
+
+
 def test_one_reference_serves_a_batch() -> None:
     cameras = perspective_cameras(random_rotations(3), torch.randn(3, 3), torch.ones(3))
     reference = perspective_cameras(random_rotations(1), torch.randn(1, 3), torch.ones(1))
@@ -151,7 +175,9 @@ def test_camera_to_world_inverts_pytorch3d_world_to_view() -> None:
     points = torch.randn(4, 5, 3)
     local = cameras.get_world_to_view_transform().transform_points(points)
     matrix = cam_to_world(cameras)
-    assert torch.allclose(local @ matrix[:, :3, :3].transpose(1, 2) + matrix[:, None, :3, 3], points, atol=1e-5)
+    assert torch.allclose(
+        local @ matrix[:, :3, :3].transpose(1, 2) + matrix[:, None, :3, 3], points, atol=1e-5
+    )
     assert torch.allclose(matrix[:, :3, 3], cameras.get_camera_center(), atol=1e-5)
     assert torch.equal(matrix[:, 3], torch.tensor([0.0, 0, 0, 1]).expand(4, 4))
 

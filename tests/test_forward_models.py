@@ -1,7 +1,7 @@
-"""Two tiny applications run through the unchanged core: their samplers must draw from posteriors known in closed form.
+"""Two tiny applications run through the unchanged core: it must draw from posteriors known in closed form.
 
-With the exact denoiser of a linear-Gaussian model a deterministic sampler is a linear map of its noise, so the mean
-and the covariance of what it draws are read off the map itself, without the error of a finite number of samples.
+With the exact denoiser of a linear-Gaussian model a deterministic sampler is a linear map of its noise, so
+the mean and the covariance of what it draws are read off the map, without the error of finitely many samples.
 """
 
 from __future__ import annotations
@@ -35,13 +35,22 @@ from scenediff.training import TrainConfig
 
 CONTEXT_VALUE = 0.3
 TRAINING = TrainConfig(
-    minutes=1.0, max_steps=1200, batch_size=256, learning_rate=3e-3, warmup_steps=50, weight_decay=0.0,
-    ema_decay=0.99, mixed_precision="no", log_every=500,
+    minutes=1.0,
+    max_steps=1200,
+    batch_size=256,
+    learning_rate=3e-3,
+    warmup_steps=50,
+    weight_decay=0.0,
+    ema_decay=0.99,
+    mixed_precision="no",
+    log_every=500,
 )
 
 
 def exact_linear() -> ExactLinearDenoiser:
-    return ExactLinearDenoiser(linear_forward_model(), training_scheduler().alphas_cumprod.double(), COVARIANCE)
+    return ExactLinearDenoiser(
+        linear_forward_model(), training_scheduler().alphas_cumprod.double(), COVARIANCE
+    )
 
 
 def linear_context(batch: int, dtype: torch.dtype = torch.float64) -> list[Observation]:
@@ -56,12 +65,17 @@ def true_target() -> tuple[Tensor, Tensor]:
 
 
 def drawn_target(scheduler: str, steps: int) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of what a deterministic sampler draws, from its responses to zero and unit noise."""
+    """Mean and covariance of a deterministic sampler's draws, from its responses to zero and unit noise."""
     noise = torch.cat([torch.zeros(1, 2), torch.eye(2)]).double()[:, None]
     denoiser = exact_linear()
     _, image = sample(
-        denoiser, denoiser.forward_model, make_scheduler(scheduler, training_scheduler()), linear_context(3),
-        "target", noise, steps=steps,
+        denoiser,
+        denoiser.forward_model,
+        make_scheduler(scheduler, training_scheduler()),
+        linear_context(3),
+        "target",
+        noise,
+        steps=steps,
     )
     response = image[1:, 0] - image[0, 0]
     return image[0, 0], response.T @ response
@@ -77,8 +91,14 @@ def test_the_toys_speak_the_core_protocols() -> None:
 
 @pytest.mark.parametrize(
     ("scheduler", "steps", "tolerance"),
-    [("ddim", 500, 0.02), ("ddim", 300, 0.03), ("ddim", 60, 0.12), ("dpmsolver++", 200, 0.005), ("dpmsolver++", 60, 0.02)],
-)  # first order: halves with every doubling; second order: quarters. Both also hold where steps don't divide 1000
+    [
+        ("ddim", 500, 0.02),
+        ("ddim", 300, 0.03),
+        ("ddim", 60, 0.12),
+        ("dpmsolver++", 200, 0.005),
+        ("dpmsolver++", 60, 0.02),
+    ],
+)  # errors of first order halve with twice the steps, of second order quarter; 300 and 60 don't divide 1000
 def test_the_deterministic_samplers_draw_the_posterior(scheduler: str, steps: int, tolerance: float) -> None:
     mean, covariance = drawn_target(scheduler, steps)
     true_mean, true_covariance = true_target()
@@ -97,8 +117,13 @@ def test_ddpm_draws_the_posterior() -> None:
     count, denoiser = 4000, exact_linear()
     noise = torch.randn(count, 1, 2, dtype=torch.float64)
     _, image = sample(
-        denoiser, denoiser.forward_model, make_scheduler("ddpm", training_scheduler()), linear_context(count),
-        "target", noise, steps=1000,
+        denoiser,
+        denoiser.forward_model,
+        make_scheduler("ddpm", training_scheduler()),
+        linear_context(count),
+        "target",
+        noise,
+        steps=1000,
     )
     true_mean, true_covariance = true_target()
     spread = true_covariance.diagonal().sqrt()
@@ -115,8 +140,13 @@ def test_target_views_in_turn_draw_the_whole_signal() -> None:
     ]
     denoiser = exact_linear()
     drawn = sample_in_turn(
-        denoiser, denoiser.forward_model, make_scheduler("dpmsolver++", training_scheduler()), linear_context(3),
-        ["first", "second"], noises, steps=200,
+        denoiser,
+        denoiser.forward_model,
+        make_scheduler("dpmsolver++", training_scheduler()),
+        linear_context(3),
+        ["first", "second"],
+        noises,
+        steps=200,
     )
     value = torch.full((1, 1), CONTEXT_VALUE, dtype=torch.float64)
     mean, covariance = gaussian_posterior(COVARIANCE, ROWS["context"], value)
@@ -125,11 +155,13 @@ def test_target_views_in_turn_draw_the_whole_signal() -> None:
     # 2e-4 of signal variance is left at the last step's noise level
     assert (response.T @ response - covariance).abs().max() < 0.01 * covariance.abs().max()
     assert denoiser.encoded == [(("context",), "first"), (("context", "first"), "second")]
-    assert torch.allclose(denoiser.forward_model.render(drawn.signal, "first"), drawn.observations[0].image, atol=1e-6)
+    assert torch.allclose(
+        denoiser.forward_model.render(drawn.signal, "first"), drawn.observations[0].image, atol=1e-6
+    )
 
 
 def test_a_trained_network_draws_the_posterior(tmp_path: Path) -> None:
-    """Measured with this seed: means off by at most 0.09 standard deviations, covariances by 0.21 of the largest.
+    """Measured: means off by at most 0.09 standard deviations, covariances by 0.21 of the largest.
 
     Without the context the mean would be off by 1.3; without the noise the covariance by 1.
     """
@@ -140,14 +172,19 @@ def test_a_trained_network_draws_the_posterior(tmp_path: Path) -> None:
     count = 3000
     for name in ("ddim", "ddpm", "dpmsolver++"):
         _, image = sample(
-            step.denoiser, step.forward_model, make_scheduler(name, training_scheduler()),
-            linear_context(count, torch.float32), "target", torch.randn(count, 1, 2), steps=100,
+            step.denoiser,
+            step.forward_model,
+            make_scheduler(name, training_scheduler()),
+            linear_context(count, torch.float32),
+            "target",
+            torch.randn(count, 1, 2),
+            steps=100,
         )
         image = image[:, 0].double()
         assert ((image.mean(0) - true_mean).abs() < 0.2 * true_covariance.diagonal().sqrt()).all(), name
         error = (torch.cov(image.T) - true_covariance).abs().max()
         assert error < 0.3 * true_covariance.abs().max(), name
-    # The deterministic branch learns the posterior mean, and dropping the context the prior's, which is zero
+    # The deterministic branch learns the posterior mean, and without the context the prior's, which is zero
     encoded = step.denoiser.encode(linear_context(1, torch.float32), "target")
     dropped = step.denoiser.encode(linear_context(1, torch.float32), "target", drop=torch.tensor([True]))
     assert torch.allclose(encoded.image[0, 0].double(), true_mean, atol=0.05)
@@ -173,8 +210,13 @@ def test_samples_of_the_shift_are_modes_with_equal_shares() -> None:
     assert len(modes) == 3
     denoiser = ExactShiftDenoiser(shift_forward_model(), training_scheduler().alphas_cumprod)
     belief, image = sample(
-        denoiser, denoiser.forward_model, make_scheduler("ddim", training_scheduler()), shift_context(count),
-        "target", torch.randn(count, 1, 5), steps=50,
+        denoiser,
+        denoiser.forward_model,
+        make_scheduler("ddim", training_scheduler()),
+        shift_context(count),
+        "target",
+        torch.randn(count, 1, 5),
+        steps=50,
     )
     windows = denoiser.forward_model.matrices["target"].T[modes]
     nearest = (image - windows).abs().amax(-1)  # (count, modes)
@@ -199,13 +241,20 @@ def test_a_trained_network_draws_modes(tmp_path: Path) -> None:
     train_toy(step, shift_batch, replace(TRAINING, max_steps=500), tmp_path)
     modes, count = alike(0), 300
     belief, image = sample(
-        step.denoiser, step.forward_model, make_scheduler("ddim", training_scheduler()), shift_context(count),
-        "target", torch.randn(count, 1, 5), steps=50,
+        step.denoiser,
+        step.forward_model,
+        make_scheduler("ddim", training_scheduler()),
+        shift_context(count),
+        "target",
+        torch.randn(count, 1, 5),
+        steps=50,
     )
     windows = step.forward_model.matrices["target"].T[modes]
     nearest = (image - windows).abs().amax(-1)
     assert (nearest.min(-1).values < 0.2).float().mean() > 0.97
-    assert (nearest.argmin(-1).bincount(minlength=3) > count / 6).all()  # each mode has at least half its share
+    assert (
+        nearest.argmin(-1).bincount(minlength=3) > count / 6
+    ).all()  # each mode has at least half its share
     encoded = step.denoiser.encode(shift_context(1), "target")
     assert (encoded.image[0, 0] - windows.mean(0)).abs().max() < 0.15
     assert (belief.max(-1).values > 0.9).float().mean() > 0.97

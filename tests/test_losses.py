@@ -37,7 +37,9 @@ def terms_of(step: TrainingStep, batch: TrainingBatch, **options) -> dict[str, T
     source = torch.Generator().manual_seed(4)
     timesteps = torch.randint(1000, (COUNT,), generator=source)
     noise = torch.randn(batch.target.image.shape, generator=source)
-    return forward_model_loss(step.denoiser, step.forward_model, step.scheduler, batch, timesteps, noise, **options)
+    return forward_model_loss(
+        step.denoiser, step.forward_model, step.scheduler, batch, timesteps, noise, **options
+    )
 
 
 def test_noise_levels_weigh_floor_plus_capped_snr() -> None:
@@ -45,7 +47,8 @@ def test_noise_levels_weigh_floor_plus_capped_snr() -> None:
     weights = LossWeights(snr_floor=0.5, snr_cap=4.0)
     # SNR = alpha / (1 - alpha): 999, 9, 1, 1/9, 0
     assert torch.allclose(
-        snr_weight(alphas, torch.tensor([4, 3, 2, 1, 0]), weights), torch.tensor([0.5, 0.5 + 1 / 9, 1.5, 4.5, 4.5])
+        snr_weight(alphas, torch.tensor([4, 3, 2, 1, 0]), weights),
+        torch.tensor([0.5, 0.5 + 1 / 9, 1.5, 4.5, 4.5]),
     )
     uncapped = snr_weight(alphas, torch.tensor([1]), LossWeights(snr_floor=0.0, snr_cap=100.0))
     assert torch.allclose(uncapped, torch.tensor([9.0]))
@@ -81,7 +84,9 @@ def test_terms_follow_the_formula(step: TrainingStep, batch: TrainingBatch) -> N
         expected["target"] += 2.0 * (0.1 + snr) * float(error) / COUNT
         error = (step.forward_model.render(signal, "novel") - batch.novel.image[one]).square().mean()
         expected["novel"] += 3.0 * float(error) / COUNT
-        expected["deterministic"] += 5.0 * float((encoded.image - batch.target.image[one]).square().mean()) / COUNT
+        expected["deterministic"] += (
+            5.0 * float((encoded.image - batch.target.image[one]).square().mean()) / COUNT
+        )
     assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=1e-5)
 
 
@@ -92,20 +97,27 @@ def test_without_a_novel_view_there_is_no_novel_term(step: TrainingStep, batch: 
     assert without["target"] == with_novel["target"]
 
 
+@torch.no_grad()
 def test_only_the_scored_part_of_the_target_counts(step: TrainingStep, batch: TrainingBatch) -> None:
-    """`first` shows one other row of the signal, so the score must be that row's error, with the target's noise."""
+    """`first` shows another row of the signal, so the score must be that row's error."""
     matrix = step.forward_model.matrices["first"].T
     truth = torch.full((COUNT, 1, 1), 0.7)
-    scored = terms_of(step, replace(batch, scored_target=Observation(truth, "first")), weights=LossWeights(snr_cap=0.0))
+    scored = terms_of(
+        step, replace(batch, scored_target=Observation(truth, "first")), weights=LossWeights(snr_cap=0.0)
+    )
     whole = terms_of(step, batch, weights=LossWeights(snr_cap=0.0))
     seen: list[Tensor] = []
     terms_of(step, batch, regularizers=[lambda signal, *_: seen.append(signal) or {}])
-    assert float(scored["target"]) == pytest.approx(0.5 * float(((seen[0] @ matrix) - 0.7).square().mean()), rel=1e-5)
+    assert float(scored["target"]) == pytest.approx(
+        0.5 * float(((seen[0] @ matrix) - 0.7).square().mean()), rel=1e-5
+    )
     assert scored["deterministic"] == whole["deterministic"]
     assert scored["target"] != whole["target"]
 
 
-def test_regularizers_get_signal_context_batch_and_level_weights(step: TrainingStep, batch: TrainingBatch) -> None:
+def test_regularizers_get_signal_context_batch_and_level_weights(
+    step: TrainingStep, batch: TrainingBatch
+) -> None:
     def regularizer(signal, encoded, got, level_weight):
         assert signal.shape == encoded.signal.shape == (COUNT, 3)
         assert got is batch
@@ -130,7 +142,9 @@ class Gain(nn.Module):
 
 
 @pytest.mark.parametrize("term", ["target", "novel", "deterministic"])
-def test_gradients_reach_denoiser_and_forward_model(step: TrainingStep, batch: TrainingBatch, term: str) -> None:
+def test_gradients_reach_denoiser_and_forward_model(
+    step: TrainingStep, batch: TrainingBatch, term: str
+) -> None:
     forward_model = Gain(step.forward_model)
     step.denoiser.forward_model = forward_model  # renders the deterministic branch
     step.forward_model = forward_model
@@ -153,6 +167,8 @@ def test_dropped_elements_are_scored_without_their_context(step: TrainingStep, b
 
 def test_context_drops_at_the_given_rate() -> None:
     source = torch.Generator().manual_seed(0)
-    assert random_drop(20_000, 0.1, source, torch.device("cpu")).float().mean() == pytest.approx(0.1, abs=0.0085)
+    assert random_drop(20_000, 0.1, source, torch.device("cpu")).float().mean() == pytest.approx(
+        0.1, abs=0.0085
+    )
     assert not random_drop(100, 0.0, source, torch.device("cpu")).any()
     assert random_drop(100, 1.0, source, torch.device("cpu")).all()

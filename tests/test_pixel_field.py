@@ -19,6 +19,7 @@ from pytorch3d.transforms import axis_angle_to_matrix, random_rotations
 from torch import Tensor
 from torch.nn import functional
 
+from scenediff.renderers import pixel_field
 from scenediff.renderers.cameras import CameraView, look_ahead, perspective_cameras
 from scenediff.renderers.pixel_field import (
     DENSITY_SCALE,
@@ -42,16 +43,21 @@ PARTS = ("image", "depth", "opacity", "features")
 def some_cameras(batch: int, turn: float = 0.15, shift: float = 0.3) -> PerspectiveCameras:
     """Cameras near the origin that look along +Z, more or less, with lenses of their own."""
     return perspective_cameras(
-        axis_angle_to_matrix(turn * torch.randn(batch, 3)), shift * torch.randn(batch, 3),
-        1.2 + 0.3 * torch.rand(batch, 2), 0.1 * torch.randn(batch, 2),
+        axis_angle_to_matrix(turn * torch.randn(batch, 3)),
+        shift * torch.randn(batch, 3),
+        1.2 + 0.3 * torch.rand(batch, 2),
+        0.1 * torch.randn(batch, 2),
     )
 
 
 def some_view(batch: int, channels: int = 8) -> FieldView:
     """Feature maps of 6 x 9, images twice as large, surfaces around 2 m."""
     return FieldView(
-        some_cameras(batch), torch.randn(batch, channels, *SIZE), 0.7 + 0.2 * torch.randn(batch, 1, *SIZE),
-        torch.rand(batch, 3, 12, 18) * 2 - 1, torch.ones(batch),
+        some_cameras(batch),
+        torch.randn(batch, channels, *SIZE),
+        0.7 + 0.2 * torch.randn(batch, 1, *SIZE),
+        torch.rand(batch, 3, 12, 18) * 2 - 1,
+        torch.ones(batch),
     )
 
 
@@ -78,7 +84,7 @@ def assert_same(first: Rendering, second: Rendering, atol: float = 1e-5) -> None
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(6, 9), (9, 6)])
 def test_agrees_with_pytorch3d_implicit_renderer(size: tuple[int, int]) -> None:
-    """PyTorch3D's sampler, renderer and ray marcher, given the same samples and the field as a volumetric function."""
+    """PyTorch3D's sampler, renderer and ray marcher, given the same samples, with the field as the volume."""
     signal, renderer = some_signal(), some_renderer()
     view = CameraView(some_cameras(2), size)
     log_depth = renderer.place_samples(prefilter(signal, min(size)), ray_bundle(view))
@@ -86,7 +92,11 @@ def test_agrees_with_pytorch3d_implicit_renderer(size: tuple[int, int]) -> None:
 
     def rays(cameras: PerspectiveCameras, **_: object) -> RayBundle:
         sampler = NDCMultinomialRaysampler(
-            image_width=size[1], image_height=size[0], n_pts_per_ray=lengths.shape[-1], min_depth=1.0, max_depth=2.0
+            image_width=size[1],
+            image_height=size[0],
+            n_pts_per_ray=lengths.shape[-1],
+            min_depth=1.0,
+            max_depth=2.0,
         )
         return sampler(cameras)._replace(lengths=lengths)
 
@@ -94,7 +104,9 @@ def test_agrees_with_pytorch3d_implicit_renderer(size: tuple[int, int]) -> None:
         points = ray_bundle_to_ray_points(ray_bundle)
         logits, values = renderer.decode(prefilter(signal, min(size)), points.flatten(1, 3))
         step = ray_bundle.lengths.log().diff(dim=-1)
-        alpha = 1 - torch.exp(-functional.softplus(logits.view(lengths.shape)[..., :-1]) * DENSITY_SCALE * step)
+        alpha = 1 - torch.exp(
+            -functional.softplus(logits.view(lengths.shape)[..., :-1]) * DENSITY_SCALE * step
+        )
         alpha = functional.pad(alpha, (0, 1), value=last_alpha)
         return alpha[..., None], torch.cat([values.view(*lengths.shape, -1), lengths[..., None]], dim=-1)
 
@@ -139,7 +151,9 @@ def test_a_wall_is_drawn_where_it_stands(monkeypatch: pytest.MonkeyPatch) -> Non
     rendering = renderer.render_all(some_signal(1), view)
     bundle = ray_bundle(view)
     true_depth = ((2 - bundle.origins[..., 2]) / bundle.directions[..., 2]).unflatten(1, SIZE)[:, None]
-    step = math.log(14 / 0.25) / 400  # the first sample behind the wall lies at most one step of log depth behind it
+    step = (
+        math.log(14 / 0.25) / 400
+    )  # the first sample behind the wall lies at most one step of log depth behind it
     ratio = rendering.depth / true_depth
     assert ratio.min() >= 1 - 1e-5
     assert ratio.max() <= math.exp(step) + 1e-5
@@ -151,26 +165,33 @@ def test_a_wall_is_drawn_where_it_stands(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_even_fog_in_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
     renderer = PixelFieldRenderer(replace(CONFIG, samples=50, uniform_share=1.0)).eval()
     density = 0.02
-    monkeypatch.setattr(renderer, "decode", lambda signal, points: (
-        torch.full(points.shape[:2], math.log(math.expm1(density))), torch.zeros(*points.shape[:2], 6)
-    ))
+    monkeypatch.setattr(
+        renderer,
+        "decode",
+        lambda signal, points: (
+            torch.full(points.shape[:2], math.log(math.expm1(density))),
+            torch.zeros(*points.shape[:2], 6),
+        ),
+    )
     opacity = renderer.render_all(some_signal(1), CameraView(some_cameras(1), SIZE)).opacity
     span = math.log(14 / 0.25) * 49 / 50  # between the first and the last sample
     assert torch.allclose(opacity, torch.tensor(1 - math.exp(-DENSITY_SCALE * density * span)), atol=1e-5)
 
 
 def test_gradients_agree_with_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float64 throughout: what the field computes in at least single precision, it computes in double here.
+    """In float64: what the field computes in at least single precision, it computes in double here.
 
-    Samples are held where they are: `place_samples` gives no gradient by design, but moves with the depth maps, which
-    finite differences would see.
+    Samples are held where they are: `place_samples` gives no gradient by design, but moves with the depth
+    maps, which finite differences would see.
     """
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     renderer = some_renderer().double()
     pixels = torch.tensor([[[0, 0], [2, 3], [4, 7]]])
-    view = CameraView(doubled(some_cameras(1)), SIZE, pixels)
+    view = CameraView(some_cameras(1), SIZE, pixels)
     signal = map_signal(some_signal(1), torch.Tensor.double)
-    fixed = renderer.place_samples(signal, ray_bundle(view))
+    bundle = RayBundle(*(part.double() for part in ray_bundle(CameraView(some_cameras(1), SIZE, pixels))))
+    monkeypatch.setattr(pixel_field, "ray_bundle", lambda _: bundle)  # PyTorch3D's sampler is in float32
+    fixed = renderer.place_samples(signal, bundle)
     monkeypatch.setattr(renderer, "place_samples", lambda *_: fixed)
     names = ("features", "log_depth", "image")
 
@@ -180,15 +201,11 @@ def test_gradients_agree_with_finite_differences(monkeypatch: pytest.MonkeyPatch
         return tuple(getattr(drawn, part) for part in PARTS)
 
     inputs = [getattr(signal.views[0], name).clone().requires_grad_() for name in names]
-    for name, tensor in zip(names, torch.autograd.grad(sum(out.sum() for out in render(*inputs)), inputs), strict=True):
+    for name, tensor in zip(
+        names, torch.autograd.grad(sum(out.sum() for out in render(*inputs)), inputs), strict=True
+    ):
         assert tensor.abs().max() > 1e-3, name
     assert torch.autograd.gradcheck(render, inputs, fast_mode=True)
-
-
-def doubled(cameras: PerspectiveCameras) -> PerspectiveCameras:
-    return perspective_cameras(
-        cameras.R.double(), cameras.T.double(), cameras.focal_length.double(), cameras.principal_point.double()
-    )
 
 
 def test_gradients_reach_every_parameter() -> None:
@@ -230,9 +247,14 @@ def test_elements_of_a_batch_and_the_order_of_views_do_not_matter() -> None:
     for index in range(3):
         one = slice(index, index + 1)
         cameras = perspective_cameras(
-            view.cameras.R[one], view.cameras.T[one], view.cameras.focal_length[one], view.cameras.principal_point[one]
+            view.cameras.R[one],
+            view.cameras.T[one],
+            view.cameras.focal_length[one],
+            view.cameras.principal_point[one],
         )
-        alone = renderer.render_all(map_signal(signal, lambda tensor, one=one: tensor[one]), CameraView(cameras, SIZE))
+        alone = renderer.render_all(
+            map_signal(signal, lambda tensor, one=one: tensor[one]), CameraView(cameras, SIZE)
+        )
         assert_same(alone, Rendering(*(getattr(together, part)[one] for part in PARTS)))
     assert_same(renderer.render_all(FieldSignal(signal.views[::-1]), view), together)
 
@@ -246,7 +268,10 @@ def test_a_rigid_motion_of_the_world_changes_nothing() -> None:
         """Where x' = x Q + t is the new world: x_cam = (x' - t) Q^T R + T."""
         turned = rotation.transpose(1, 2) @ cameras.R
         return perspective_cameras(
-            turned, cameras.T - (translation[:, None] @ turned)[:, 0], cameras.focal_length, cameras.principal_point
+            turned,
+            cameras.T - (translation[:, None] @ turned)[:, 0],
+            cameras.focal_length,
+            cameras.principal_point,
         )
 
     cameras = some_cameras(1)
@@ -265,7 +290,9 @@ def test_a_dropped_view_is_as_good_as_none() -> None:
     dropped = replace(signal.views[1], present=torch.zeros(1))
     alone = renderer.render_all(FieldSignal(signal.views[:1]), view)
     assert_same(renderer.render_all(FieldSignal((signal.views[0], dropped)), view), alone)
-    nonsense = replace(dropped, image=-dropped.image, features=dropped.features + 1, log_depth=dropped.log_depth + 1)
+    nonsense = replace(
+        dropped, image=-dropped.image, features=dropped.features + 1, log_depth=dropped.log_depth + 1
+    )
     assert_same(renderer.render_all(FieldSignal((signal.views[0], nonsense)), view), alone)
 
 
@@ -281,8 +308,9 @@ def listens_to_pixels(renderer: PixelFieldRenderer) -> PixelFieldRenderer:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("size", [(12, 18), (18, 12), (24, 36)])
+@pytest.mark.parametrize("size", [(12, 18), (12, 17), (18, 12), (24, 40)])
 def test_a_view_reproduces_its_own_image(size: tuple[int, int]) -> None:
+    """Whatever the shape of its feature map, whose sides are rounded."""
     renderer = listens_to_pixels(some_renderer())
     image = torch.rand(1, 3, *size) * 2 - 1
     view = replace(some_view(1), image=image)
@@ -301,6 +329,20 @@ def test_coarse_frames_average_fine_images() -> None:
     assert coarse.abs().max() < 0.1
     assert prefilter(FieldSignal((view,)), 6).views[0].image.shape == (1, 3, *SIZE)
     assert prefilter(FieldSignal((view,)), 24).views[0] is view
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("short", [10, 13, 25])
+def test_frames_of_any_size_show_the_photo_in_its_own_shape(short: int) -> None:
+    """A photo of 25 x 34 with colour = NDC x, whose reduced sizes can't be in the same proportion."""
+    renderer = listens_to_pixels(some_renderer())
+    ramp = (34 - 2 * (torch.arange(34) + 0.5)) / 25
+    view = replace(some_view(1), image=(ramp / 2).expand(1, 3, 25, 34).contiguous())
+    frame = renderer.render(FieldSignal((view,)), CameraView(view.cameras, (short, short)))
+    expected = (short - 2 * (torch.arange(short) + 0.5)) / short / 2
+    assert torch.allclose(
+        frame[0, 0], expected.expand(short, short), atol=2e-3
+    )  # half a pixel is 0.02 or more
 
 
 @torch.no_grad()
@@ -334,7 +376,9 @@ def test_points_project_as_pytorch3d_projects_them() -> None:
     pixels = (grid + 1) / 2 * torch.tensor([SIZE[1], SIZE[0]])
     assert front.sum() > 50
     assert torch.allclose(pixels[front], screen[..., :2][front], rtol=1e-4, atol=1e-3)
-    assert torch.allclose(depth, cameras.get_world_to_view_transform().transform_points(points)[..., 2], atol=1e-5)
+    assert torch.allclose(
+        depth, cameras.get_world_to_view_transform().transform_points(points)[..., 2], atol=1e-5
+    )
 
 
 # --- odd cases -----------------------------------------------------------------------------------
@@ -342,19 +386,25 @@ def test_points_project_as_pytorch3d_projects_them() -> None:
 
 def turned_away(batch: int) -> PerspectiveCameras:
     return perspective_cameras(
-        torch.diag(torch.tensor([-1.0, 1.0, -1.0])).expand(batch, 3, 3), torch.zeros(batch, 3), torch.ones(batch)
+        torch.diag(torch.tensor([-1.0, 1.0, -1.0])).expand(batch, 3, 3),
+        torch.zeros(batch, 3),
+        torch.ones(batch),
     )
 
 
 @pytest.mark.parametrize("case", ["dropped", "turned away", "inside a camera", "very large features"])
 def test_blind_rays_stay_finite_with_finite_gradients(case: str) -> None:
     renderer, signal = some_renderer(), some_signal()
-    cameras = {"turned away": turned_away(2), "inside a camera": signal.views[0].cameras}.get(case, some_cameras(2))
+    cameras = {"turned away": turned_away(2), "inside a camera": signal.views[0].cameras}.get(
+        case, some_cameras(2)
+    )
     present = torch.zeros(2) if case == "dropped" else torch.ones(2)
     scale = 1e4 if case == "very large features" else 1.0
     names = ("features", "log_depth", "image")
-    leaves = {name: (getattr(signal.views[0], name) * (scale if name == "features" else 1)).requires_grad_()
-              for name in names}
+    leaves = {
+        name: (getattr(signal.views[0], name) * (scale if name == "features" else 1)).requires_grad_()
+        for name in names
+    }
     views = (replace(signal.views[0], present=present, **leaves), replace(signal.views[1], present=present))
     drawn = renderer.render_all(FieldSignal(views), CameraView(cameras, SIZE))
     assert all(getattr(drawn, part).isfinite().all() for part in PARTS)
@@ -364,7 +414,9 @@ def test_blind_rays_stay_finite_with_finite_gradients(case: str) -> None:
     assert drawn.depth.min() >= 0.25
     assert drawn.depth.max() <= 14 + 1e-4
     sum(getattr(drawn, part).sum() for part in PARTS).backward()
-    gradients = [leaf.grad for leaf in leaves.values()] + [parameter.grad for parameter in renderer.parameters()]
+    gradients = [leaf.grad for leaf in leaves.values()] + [
+        parameter.grad for parameter in renderer.parameters()
+    ]
     assert all(gradient.isfinite().all() for gradient in gradients if gradient is not None)
     if case == "dropped":
         assert all(leaf.grad is None or leaf.grad.abs().max() == 0 for leaf in leaves.values())
@@ -397,3 +449,22 @@ def test_a_fresh_field_is_nearly_empty() -> None:
         opacity = fresh.render_all(some_signal(), view).opacity
     span = math.log(14 / 0.25)
     assert opacity.max() <= 1 - math.exp(-DENSITY_SCALE * math.log1p(math.exp(-4.0)) * span) + 1e-6
+
+
+@torch.no_grad()
+def test_a_view_has_no_say_beyond_its_edges_or_behind_it() -> None:
+    renderer, (first, second) = some_renderer(), some_signal(1).views
+    second = replace(second, cameras=look_ahead(1, 90.0))
+    # at depth 2 and 90 degrees the 6 x 9 image reaches 2 up and down, 3 to the left and right
+    inside = torch.tensor([[2.99, 0, 2], [-2.99, 0, 2], [0, 1.99, 2], [0, -1.99, 2]])[None]
+    outside = torch.tensor([[3.01, 0, 2], [-3.01, 0, 2], [0, 2.01, 2], [0, -2.01, 2], [0, 0, -2]])[None]
+    for points, matters in ((inside, True), (outside, False)):
+        both, alone = (
+            renderer.decode(FieldSignal(views), points)[1] for views in ((first, second), (first,))
+        )
+        assert ((both - alone).abs().amax(-1) > 1e-4).eq(matters).all()
+
+
+def test_a_share_of_the_samples_is_always_even() -> None:
+    with pytest.raises(ValueError, match=r"uniform_share must lie in \(0, 1\], got 0"):
+        FieldConfig(uniform_share=0.0)

@@ -10,7 +10,13 @@ from torch.nn import functional
 
 from scenediff.renderers.cameras import CameraView, perspective_cameras
 from scenediff.renderers.pixel_field import project
-from scenediff.renderers.rays import camera_rays, invert_cdf, log_spaced_edges, ray_bundle, stratified_quantiles
+from scenediff.renderers.rays import (
+    camera_rays,
+    invert_cdf,
+    log_spaced_edges,
+    ray_bundle,
+    stratified_quantiles,
+)
 
 SIZES = [(6, 9), (9, 6), (7, 7)]
 
@@ -102,7 +108,9 @@ def test_quantiles_are_one_in_each_stratum() -> None:
     like = torch.zeros(1, dtype=torch.float64)
     middle = stratified_quantiles((3, 2, 5), like, jitter=False)
     assert middle.dtype == torch.float64
-    assert torch.allclose(middle, torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9], dtype=torch.float64).expand(3, 2, 5))
+    assert torch.allclose(
+        middle, torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9], dtype=torch.float64).expand(3, 2, 5)
+    )
     random = stratified_quantiles((1000, 5), like, jitter=True)
     assert torch.equal((random * 5).floor(), torch.arange(5.0, dtype=torch.float64).expand(1000, 5))
     offsets = random * 5 - torch.arange(5)

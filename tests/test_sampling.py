@@ -22,20 +22,35 @@ VALUES = torch.tensor([0.3, -0.2, 0.1])
 
 @pytest.fixture
 def denoiser() -> ExactLinearDenoiser:
-    return ExactLinearDenoiser(linear_forward_model(), training_scheduler().alphas_cumprod.double(), COVARIANCE)
+    return ExactLinearDenoiser(
+        linear_forward_model(), training_scheduler().alphas_cumprod.double(), COVARIANCE
+    )
 
 
 def context(values: Tensor = VALUES) -> list[Observation]:
     return [Observation(values.double()[:, None, None], "context")]
 
 
-def draw(denoiser: ExactLinearDenoiser, name: str = "ddim", seeds: tuple[int, ...] = (5, 6, 7), steps: int = 10,
-         values: Tensor = VALUES, **options) -> tuple[Tensor, Tensor]:
+def draw(
+    denoiser: ExactLinearDenoiser,
+    name: str = "ddim",
+    seeds: tuple[int, ...] = (5, 6, 7),
+    steps: int = 10,
+    values: Tensor = VALUES,
+    **options,
+) -> tuple[Tensor, Tensor]:
     sources = generators(seeds)
     noise = draw_noise((1, 2), sources, "cpu").double()
     return sample(
-        denoiser, denoiser.forward_model, make_scheduler(name, training_scheduler()), context(values), "target",
-        noise, steps=steps, step_generators=sources, **options,
+        denoiser,
+        denoiser.forward_model,
+        make_scheduler(name, training_scheduler()),
+        context(values),
+        "target",
+        noise,
+        steps=steps,
+        step_generators=sources,
+        **options,
     )
 
 
@@ -50,11 +65,15 @@ def test_unit_guidance_is_no_guidance(denoiser: ExactLinearDenoiser) -> None:
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 3.0])
-def test_guidance_moves_away_from_the_estimate_without_context(denoiser: ExactLinearDenoiser, scale: float) -> None:
+def test_guidance_moves_away_from_the_estimate_without_context(
+    denoiser: ExactLinearDenoiser, scale: float
+) -> None:
     """In one step from pure noise the estimates are the posterior's and the prior's means, which is zero."""
     _, image = draw(denoiser, steps=1, guidance_scale=scale)
     mean, _ = gaussian_posterior(COVARIANCE, ROWS["context"], VALUES.double()[:, None])
-    assert torch.allclose(image[:, 0], scale * mean @ ROWS["target"].T, atol=1e-3)  # alpha is 2e-9 there, not 0
+    assert torch.allclose(
+        image[:, 0], scale * mean @ ROWS["target"].T, atol=1e-3
+    )  # alpha is 2e-9 there, not 0
 
 
 def test_zero_guidance_samples_the_prior(denoiser: ExactLinearDenoiser) -> None:
@@ -83,7 +102,13 @@ def test_ddpm_takes_the_noise_of_its_steps_from_the_generators(denoiser: ExactLi
     noise = draw_noise((1, 2), generators((5, 6, 7)), "cpu").double()
     steps = make_scheduler("ddpm", training_scheduler())
     _, unseeded = sample(
-        denoiser, denoiser.forward_model, steps, context(), "target", noise, steps=10,
+        denoiser,
+        denoiser.forward_model,
+        steps,
+        context(),
+        "target",
+        noise,
+        steps=10,
         step_generators=generators((1, 2, 3)),
     )
     assert not torch.allclose(first, unseeded)
@@ -100,7 +125,9 @@ def test_every_finished_target_becomes_context_for_the_next(denoiser: ExactLinea
     assert denoiser.encoded == [(("context",), "first"), (("context", "first"), "second")]
     _, first = sample(denoiser, denoiser.forward_model, scheduler, context(), "first", noises[0], **options)
     known = [*context(), Observation(first, "first")]
-    signal, second = sample(denoiser, denoiser.forward_model, scheduler, known, "second", noises[1], **options)
+    signal, second = sample(
+        denoiser, denoiser.forward_model, scheduler, known, "second", noises[1], **options
+    )
     assert torch.equal(both.observations[0].image, first)
     assert torch.equal(both.observations[1].image, second)
     assert torch.equal(both.signal, signal)
@@ -109,8 +136,13 @@ def test_every_finished_target_becomes_context_for_the_next(denoiser: ExactLinea
 def test_finished_targets_stay_within_the_range_of_images(denoiser: ExactLinearDenoiser) -> None:
     loud = context(torch.tensor([40.0, -40.0, 0.0]))
     drawn = sample_in_turn(
-        denoiser, denoiser.forward_model, make_scheduler("ddim", training_scheduler()), loud, ["first"],
-        [torch.zeros(3, 1, 1, dtype=torch.float64)], steps=3,
+        denoiser,
+        denoiser.forward_model,
+        make_scheduler("ddim", training_scheduler()),
+        loud,
+        ["first"],
+        [torch.zeros(3, 1, 1, dtype=torch.float64)],
+        steps=3,
     )
     assert drawn.observations[0].image.abs().max() == 1
     assert drawn.signal.abs().max() > 1

@@ -17,7 +17,13 @@ from scenediff.losses import TrainingBatch
 from scenediff.training import Clock, TrainConfig, learning_rate_factor
 
 CONFIG = TrainConfig(
-    minutes=1.0, max_steps=60, batch_size=64, learning_rate=3e-3, warmup_steps=5, ema_decay=0.9, mixed_precision="no",
+    minutes=1.0,
+    max_steps=60,
+    batch_size=64,
+    learning_rate=3e-3,
+    warmup_steps=5,
+    ema_decay=0.9,
+    mixed_precision="no",
     log_every=10,
 )
 
@@ -55,7 +61,7 @@ def test_the_clock_ends_training_too(tmp_path: Path) -> None:
 
 
 def test_the_model_ends_with_averaged_weights(tmp_path: Path) -> None:
-    """The average is recomputed from every step's weights: w <- d w + (1 - d) p, with diffusers' warm-up of d."""
+    """Recomputed from every step's weights: w <- d w + (1 - d) p, with diffusers' warm-up of d."""
     step = new_linear_step()
     weights = [copy.deepcopy(step.denoiser.network.state_dict())]
 
@@ -65,7 +71,10 @@ def test_the_model_ends_with_averaged_weights(tmp_path: Path) -> None:
 
     saved: list[tuple[int, dict[str, Tensor]]] = []
     train_toy(
-        step, batches, replace(CONFIG, max_steps=20), tmp_path,
+        step,
+        batches,
+        replace(CONFIG, max_steps=20),
+        tmp_path,
         on_save=lambda steps: saved.append((steps, copy.deepcopy(step.denoiser.network.state_dict()))),
     )
     last = torch.load(tmp_path / "state" / "pytorch_model.bin", weights_only=True)
@@ -171,7 +180,7 @@ def test_a_bad_batch_does_not_spoil_the_weights(tmp_path: Path) -> None:
 
 
 def test_dropout_hides_the_context(tmp_path: Path) -> None:
-    """With every context dropped, the deterministic branch can't learn more than the prior's mean, whatever it sees."""
+    """With every context dropped, the weights that read it only decay."""
     step = new_linear_step()
     train_toy(step, linear_batch, replace(CONFIG, context_dropout=1.0), tmp_path)
     unused = step.denoiser.network[0].weight[:, :2]  # of the context and of "context is here"

@@ -1,9 +1,9 @@
-"""Two tiny applications of the core, small enough to know their posteriors: linear views and a shifted pattern.
+"""Two tiny applications of the core whose posteriors are known: linear views and a shifted pattern.
 
-Linear: the signal is a Gaussian vector, a view is a matrix of rows, an observation is the matrix times the vector.
-Shift: the signal is a belief over the circular shifts of a known pattern, a view is a window of positions. A belief
-(and not one shift) is the signal because the best estimate of a noisy window averages the shifts it could be.
-Each has an exact denoiser in closed form and a small one to train.
+Linear: the signal is a Gaussian vector, a view is a matrix, an observation is the matrix times the vector.
+Shift: the signal is a belief over the circular shifts of a known pattern, a view is a window of positions. A
+belief (and not one shift) is the signal because the best estimate of a noisy window averages the shifts that
+it could be. Each has an exact denoiser in closed form and a small one to train.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from scenediff.training import TrainConfig, TrainingStep, train
 
 def training_scheduler() -> DDPMScheduler:
     return DDPMScheduler(
-        num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=False
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="sample",
+        clip_sample=False,
     )
 
 
@@ -43,18 +46,22 @@ class ToyForwardModel(nn.Module):
 
 
 class ToyDenoiser(nn.Module):
-    """What both denoisers of both applications share: the deterministic branch is the estimate without a target."""
+    """What all denoisers here share: the deterministic branch is the estimate without a target."""
 
     def __init__(self, forward_model: ToyForwardModel, alphas_cumprod: Tensor):
         super().__init__()
         self.forward_model, self.alphas_cumprod = forward_model, alphas_cumprod
-        self.encoded: list[tuple[tuple[str, ...], str]] = []  # views of every call of `encode`: context, target
+        self.encoded: list[
+            tuple[tuple[str, ...], str]
+        ] = []  # views of every call of `encode`: context, target
 
     def estimate(self, known: list[tuple[Tensor, str, Tensor]], drop: Tensor) -> Tensor:
         """The mean signal given (image, view, alpha) observations, of which alpha < 1 is noisy."""
         raise NotImplementedError
 
-    def encode(self, context: Sequence[Observation], target_view: str, drop: Tensor | None = None) -> EncodedContext:
+    def encode(
+        self, context: Sequence[Observation], target_view: str, drop: Tensor | None = None
+    ) -> EncodedContext:
         self.encoded.append((tuple(observation.view for observation in context), target_view))
         batch = len(context[0].image)
         drop = torch.zeros(batch, dtype=torch.bool) if drop is None else drop
@@ -69,7 +76,7 @@ class ToyDenoiser(nn.Module):
 
 
 class ExactLinearDenoiser(ToyDenoiser):
-    """E[x | observations] of a Gaussian x ~ N(0, covariance); one noise level and one drop for the whole batch."""
+    """E[x | observations] of x ~ N(0, covariance); one noise level and one drop for the whole batch."""
 
     def __init__(self, forward_model: ToyForwardModel, alphas_cumprod: Tensor, covariance: Tensor):
         super().__init__(forward_model, alphas_cumprod)
@@ -90,7 +97,7 @@ class ExactLinearDenoiser(ToyDenoiser):
 
 
 class ExactShiftDenoiser(ToyDenoiser):
-    """P(shift | observations), starting from equal shares; noise-free observations must match within a whisker."""
+    """P(shift | observations), from equal shares; noise-free observations must match within a whisker."""
 
     def estimate(self, known: list[tuple[Tensor, str, Tensor]], drop: Tensor) -> Tensor:
         shifts = next(iter(self.forward_model.matrices.values())).shape[1]
@@ -99,7 +106,9 @@ class ExactShiftDenoiser(ToyDenoiser):
             windows = self.forward_model.matrices[view].T  # (shifts, rows)
             distance = (image[:, None] - alpha.sqrt()[:, None, None] * windows).square().sum(-1)
             hidden = drop & (alpha == 1)
-            logits = logits - torch.where(hidden[:, None], 0, distance / (2 * (1 - alpha[:, None]).clamp(min=1e-3)))
+            logits = logits - torch.where(
+                hidden[:, None], 0, distance / (2 * (1 - alpha[:, None]).clamp(min=1e-3))
+            )
         return logits.softmax(-1)
 
 
@@ -107,14 +116,25 @@ class TrainedDenoiser(ToyDenoiser):
     """A small network of one context image and the noisy target; knows nothing of the matrices."""
 
     def __init__(
-        self, forward_model: ToyForwardModel, alphas_cumprod: Tensor, signal_size: int, context_size: int,
-        target_size: int, *, width: int = 96, head: Callable[[Tensor], Tensor] = nn.Identity(),  # noqa: B008
+        self,
+        forward_model: ToyForwardModel,
+        alphas_cumprod: Tensor,
+        signal_size: int,
+        context_size: int,
+        target_size: int,
+        *,
+        width: int = 96,
+        head: Callable[[Tensor], Tensor] = nn.Identity(),  # noqa: B008
     ):
         super().__init__(forward_model, alphas_cumprod)
         self.signal_size, self.target_size, self.head = signal_size, target_size, head
         inputs = context_size + 1 + target_size + 32
         self.network = nn.Sequential(
-            nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, signal_size)
+            nn.Linear(inputs, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, signal_size),
         )
 
     def estimate(self, known: list[tuple[Tensor, str, Tensor]], drop: Tensor) -> Tensor:
@@ -122,7 +142,9 @@ class TrainedDenoiser(ToyDenoiser):
         alpha = torch.zeros(len(drop)) if noisy is None else noisy[2]
         target = torch.zeros(len(drop), self.target_size) if noisy is None else noisy[0]
         kept = (~drop).float()[:, None]
-        angle = torch.atan2(alpha.sqrt(), (1 - alpha).sqrt())  # the noise level, evenly spread over [0, pi / 2]
+        angle = torch.atan2(
+            alpha.sqrt(), (1 - alpha).sqrt()
+        )  # the noise level, evenly spread over [0, pi / 2]
         inputs = [context * kept, kept, target, timestep_embedding(100 * angle, 32)]
         return self.head(self.network(torch.cat(inputs, dim=1)))
 
@@ -130,7 +152,7 @@ class TrainedDenoiser(ToyDenoiser):
 def gaussian_posterior(
     covariance: Tensor, matrix: Tensor, values: Tensor, noise: Tensor | float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Mean (batch, d) and covariance (d, d) of x ~ N(0, covariance) given matrix x + noise = values (batch, rows)."""
+    """Mean (batch, d) and covariance (d, d) of x ~ N(0, covariance), given matrix x + noise = values."""
     innovation = matrix @ covariance @ matrix.T + torch.diag(torch.ones(len(matrix)).to(covariance) * noise)
     gain = torch.linalg.solve(innovation, matrix @ covariance).T  # (d, rows)
     return values @ gain.T, covariance - gain @ matrix @ covariance
@@ -170,14 +192,18 @@ WINDOWS = {"context": (0, 1, 2), "target": (3, 4, 5, 6, 7), "novel": (9, 10, 11,
 
 def shift_forward_model() -> ToyForwardModel:
     count = len(PATTERN)
-    return ToyForwardModel({
-        name: torch.stack([PATTERN[(torch.arange(count) + position) % count] for position in window])
-        for name, window in WINDOWS.items()
-    })
+    return ToyForwardModel(
+        {
+            name: torch.stack([PATTERN[(torch.arange(count) + position) % count] for position in window])
+            for name, window in WINDOWS.items()
+        }
+    )
 
 
 def shift_batch(count: int, generator: torch.Generator) -> TrainingBatch:
-    belief = functional.one_hot(torch.randint(len(PATTERN), (count,), generator=generator), len(PATTERN)).float()
+    belief = functional.one_hot(
+        torch.randint(len(PATTERN), (count,), generator=generator), len(PATTERN)
+    ).float()
     forward_model = shift_forward_model()
     context, target, novel = (Observation(forward_model.render(belief, name), name) for name in WINDOWS)
     return TrainingBatch([context], target, novel=novel)
@@ -195,17 +221,24 @@ def new_linear_step(weights: LossWeights | None = None) -> TrainingStep:
 def new_shift_step() -> TrainingStep:
     scheduler, forward_model = training_scheduler(), shift_forward_model()
     denoiser = TrainedDenoiser(
-        forward_model, scheduler.alphas_cumprod, len(PATTERN), len(WINDOWS["context"]), len(WINDOWS["target"]),
+        forward_model,
+        scheduler.alphas_cumprod,
+        len(PATTERN),
+        len(WINDOWS["context"]),
+        len(WINDOWS["target"]),
         head=lambda logits: logits.softmax(-1),
     )
     return TrainingStep(denoiser, forward_model, scheduler, LossWeights())
 
 
 def train_toy(
-    step: TrainingStep, batches: Callable[[int, torch.Generator], TrainingBatch], config: TrainConfig, output: Path,
+    step: TrainingStep,
+    batches: Callable[[int, torch.Generator], TrainingBatch],
+    config: TrainConfig,
+    output: Path,
     **options,
 ) -> dict[str, float]:
-    """The training loop on the CPU; accelerate keeps one state for a process, which every run here starts anew."""
+    """The training loop on the CPU; accelerate's state, one for a process, starts anew for every run."""
     AcceleratorState._reset_state(reset_partial_state=True)
     with mock.patch.dict(os.environ, {"ACCELERATE_USE_CPU": "true"}):
         return train(step, lambda generator: batches(config.batch_size, generator), config, output, **options)

