@@ -23,11 +23,10 @@ $(READY): pyproject.toml constraints.txt
 	@.ci/environment '$(PYTHON)' .venv
 	@touch $@
 
-# A photograph of a garage, read where scikit-image's wheel has it: Middlebury 2014 stereo benchmark (Scharstein et
-# al., GCPR 2014), free for research, not copied here. Its calibrated focal length is 995 pixels: 40.9 degrees.
+# A photograph that ships inside scikit-image's wheel: a cup on a table, CC0, by Rachel Michetti
 demo: $(READY)
-	@$(BIN)/scenediff sample "$$($(BIN)/python -c 'import skimage; print(skimage.__path__[0])')/data/motorcycle_left.png" \
-	  --fov 40.9 -o demo_output -n 4 --overwrite
+	@$(BIN)/scenediff sample "$$($(BIN)/python -c 'import skimage; print(skimage.__path__[0])')/data/coffee.png" \
+	  -o demo_output -n 4 --overwrite
 	@echo "Look at demo_output/contact_sheet.png, sample_00/video.mp4 and sample_00/mesh.glb beside it."
 
 test: $(READY)

@@ -33,10 +33,17 @@ BEHIND_PENALTY = 12.0  # log weight of what lies behind; finite, so that floater
 class SceneLike(Protocol):
     """The part of `scenediff.Scene` that baking needs; `render` returns image, depth and opacity."""
 
-    photo_cameras: PerspectiveCameras
-    photo_size: tuple[int, int]
-    photo: Tensor
-    target_cameras: list[PerspectiveCameras]
+    @property
+    def photo_cameras(self) -> PerspectiveCameras: ...
+
+    @property
+    def photo_size(self) -> tuple[int, int]: ...
+
+    @property
+    def photo(self) -> Tensor: ...
+
+    @property
+    def target_cameras(self) -> list[PerspectiveCameras]: ...
 
     def render(self, cameras: PerspectiveCameras, size: tuple[int, int]) -> Any: ...
 

@@ -1,10 +1,10 @@
 """Bilinear look-ups of image-aligned features at scattered points, the renderer's memory-bound inner step.
 
 `torch.nn.functional.grid_sample` is the reference. What runs reads the map with its channels last, so that a
-point's channels are neighbours in memory, and returns them so: on the CPU as a weighted bag of the four pixels'
-embeddings (three times as fast, and what follows is spared strided reads), on a CUDA device by a Triton kernel, which
-keeps bfloat16 maps in bfloat16 under autocast and scatters gradients in float32. All have the same values and
-gradients with respect to the map.
+point's channels are neighbours in memory, and returns them so: on the CPU as a weighted bag of the four
+pixels' embeddings (three times as fast, and what follows is spared strided reads), on a CUDA device by a
+Triton kernel, which keeps bfloat16 maps in bfloat16 under autocast and scatters gradients in float32. All
+have the same values and gradients with respect to the map.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def sample_map(image_map: Tensor, grid: Tensor) -> Tensor:
 
     Args:
         image_map: (batch, channels, height, width).
-        grid: (batch, points, 2) x, y in [-1, 1] from the image's left/top to its right/bottom EDGE; gradients with
-            respect to it are only kept if it requires them, at grid_sample's speed.
+        grid: (batch, points, 2) x, y in [-1, 1] from the image's left/top to its right/bottom EDGE; gradients
+            with respect to it are only kept if it requires them, at grid_sample's speed.
 
     Returns:
         (batch, points, channels), of the map's dtype, a point's channels side by side in memory.
@@ -43,7 +43,7 @@ def sample_map(image_map: Tensor, grid: Tensor) -> Tensor:
 
 def _gather_rows(image_map: Tensor, grid: Tensor) -> Tensor:
     batch, channels, height, width = image_map.shape
-    rows = image_map.permute(0, 2, 3, 1).reshape(-1, channels)  # a view, if the map's memory has its channels last
+    rows = image_map.permute(0, 2, 3, 1).reshape(-1, channels)  # a view of maps with their channels last
     x = ((grid[..., 0] + 1) * (width / 2) - 0.5).clamp(0, width - 1)
     y = ((grid[..., 1] + 1) * (height / 2) - 0.5).clamp(0, height - 1)
     left, top = x.detach().floor(), y.detach().floor()
@@ -51,7 +51,7 @@ def _gather_rows(image_map: Tensor, grid: Tensor) -> Tensor:
     first = torch.arange(batch, device=grid.device)[:, None] * (height * width)
     left, top = left.long(), first + top.long() * width
     right, bottom = (left + 1).clamp(max=width - 1), (top + width).clamp(max=first + (height - 1) * width)
-    index = torch.stack([top + left, top + right, bottom + left, bottom + right], dim=-1)  # (batch, points, 4)
+    index = torch.stack([top + left, top + right, bottom + left, bottom + right], dim=-1)
     weight = torch.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], dim=-1)
     values = functional.embedding_bag(
         index.flatten(0, 1), rows, per_sample_weights=weight.flatten(0, 1).to(rows.dtype), mode="sum"
@@ -63,7 +63,8 @@ def gather_reference(image_map: Tensor, grid: Tensor) -> Tensor:
     """The same by `grid_sample`: any device, differentiable in the grid too."""
     with torch.autocast(image_map.device.type, enabled=False):
         values = functional.grid_sample(
-            image_map, grid[:, None].to(image_map.dtype), mode="bilinear", padding_mode="border", align_corners=False
+            image_map, grid[:, None].to(image_map.dtype),
+            mode="bilinear", padding_mode="border", align_corners=False,
         )
     return values[:, :, 0].transpose(1, 2)
 
@@ -94,10 +95,11 @@ if triton is not None:
         channel = tl.arange(0, WIDTH)
         keep = mask[:, None] & (channel < channels)[None, :]
         base = map_ptr + batch * height * width * channels + channel[None, :]
-        a = tl.load(base + ((top * width + left) * channels)[:, None], mask=keep, other=0.0).to(tl.float32)
-        b = tl.load(base + ((top * width + right) * channels)[:, None], mask=keep, other=0.0).to(tl.float32)
-        c = tl.load(base + ((bottom * width + left) * channels)[:, None], mask=keep, other=0.0).to(tl.float32)
-        d = tl.load(base + ((bottom * width + right) * channels)[:, None], mask=keep, other=0.0).to(tl.float32)
+        a = tl.load(base + ((top * width + left) * channels)[:, None], mask=keep, other=0.0)
+        b = tl.load(base + ((top * width + right) * channels)[:, None], mask=keep, other=0.0)
+        c = tl.load(base + ((bottom * width + left) * channels)[:, None], mask=keep, other=0.0)
+        d = tl.load(base + ((bottom * width + right) * channels)[:, None], mask=keep, other=0.0)
+        a, b, c, d = a.to(tl.float32), b.to(tl.float32), c.to(tl.float32), d.to(tl.float32)
         upper = a + (b - a) * fx[:, None]
         lower = c + (d - c) * fx[:, None]
         value = upper + (lower - upper) * fy[:, None]
@@ -106,7 +108,8 @@ if triton is not None:
 
     @triton.jit
     def _scatter_kernel(
-        grad_out_ptr, grid_ptr, grad_map_ptr, points, height, width, channels, BLOCK: tl.constexpr, WIDTH: tl.constexpr
+        grad_out_ptr, grid_ptr, grad_map_ptr, points, height, width, channels,
+        BLOCK: tl.constexpr, WIDTH: tl.constexpr,
     ):
         batch = tl.program_id(1).to(tl.int64)
         point = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -118,8 +121,8 @@ if triton is not None:
         grad = tl.load(out, mask=keep, other=0.0).to(tl.float32)
         base = grad_map_ptr + batch * height * width * channels + channel[None, :]
         gx, gy = fx[:, None], fy[:, None]
-        tl.atomic_add(base + ((top * width + left) * channels)[:, None], grad * (1 - gx) * (1 - gy), mask=keep,
-                      sem="relaxed")
+        tl.atomic_add(base + ((top * width + left) * channels)[:, None], grad * (1 - gx) * (1 - gy),
+                      mask=keep, sem="relaxed")
         tl.atomic_add(base + ((top * width + right) * channels)[:, None], grad * gx * (1 - gy), mask=keep,
                       sem="relaxed")
         tl.atomic_add(base + ((bottom * width + left) * channels)[:, None], grad * (1 - gx) * gy, mask=keep,

@@ -2,7 +2,7 @@
 
 Inside, a camera is a PyTorch3D `PerspectiveCameras` with `in_ndc=True`:
 
-- world and camera axes are right-handed; camera +X points LEFT in the image, +Y up, +Z forward into the scene;
+- world and camera axes are right-handed; camera +X points LEFT in the image, +Y up, +Z into the scene;
 - points are row vectors, `x_camera = x_world @ R + T`;
 - NDC coordinates run from +1 (left, top) to -1 (right, bottom) along the SHORTER side of the image, and
   proportionally further along the longer side; `focal_length` and `principal_point` are in these units;
@@ -66,7 +66,8 @@ def look_ahead(batch: int, fov_degrees: float, *, device: torch.device | str = "
         raise ValueError(f"fov_degrees must lie in (0, 180), got {fov_degrees}")
     rotation = torch.eye(3, device=device).expand(batch, 3, 3)
     focal = 1 / math.tan(math.radians(fov_degrees) / 2)
-    return perspective_cameras(rotation, torch.zeros(batch, 3, device=device), torch.full((batch,), focal, device=device))
+    translation = torch.zeros(batch, 3, device=device)
+    return perspective_cameras(rotation, translation, torch.full((batch,), focal, device=device))
 
 
 def relative_to(cameras: PerspectiveCameras, reference: PerspectiveCameras) -> PerspectiveCameras:
@@ -109,7 +110,9 @@ def pytorch3d_to_opengl(cameras: PerspectiveCameras) -> Tensor:
     return cam_to_world(cameras) @ flip
 
 
-def pixels_to_ndc_intrinsics(focal: Tensor, principal: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def pixels_to_ndc_intrinsics(
+    focal: Tensor, principal: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
     """(batch, 2) focal lengths and principal points from pixels to PyTorch3D's NDC units."""
     height, width = size
     half = min(height, width) / 2
@@ -128,7 +131,7 @@ def ndc_to_pixels_intrinsics(cameras: PerspectiveCameras, size: tuple[int, int])
 def resized(
     cameras: PerspectiveCameras, size: tuple[int, int], new_size: tuple[int, int]
 ) -> PerspectiveCameras:
-    """Cameras of the same images after resizing from one (height, width) to another, even of another shape."""
+    """Cameras of the same images after resizing from one (height, width) to another, of any shape."""
     (height, width), (new_height, new_width) = size, new_size
     scale = min(size) / min(new_size)
     stretch = cameras.focal_length.new_tensor([scale * new_width / width, scale * new_height / height])
@@ -138,5 +141,5 @@ def resized(
 
 
 def points_to_opengl(points: Tensor) -> Tensor:
-    """World points (..., 3) from PyTorch3D's axes of the photo's camera to OpenGL/glTF axes (+X right, -Z ahead)."""
+    """World points (..., 3) from PyTorch3D's axes of the photo's camera to OpenGL/glTF's (-Z ahead)."""
     return points * points.new_tensor([-1.0, 1.0, -1.0])

@@ -1,10 +1,11 @@
-"""The main forward model: a radiance field made of pixel-aligned features, rendered along PyTorch3D ray bundles.
+"""The main forward model: a radiance field of pixel-aligned features, rendered along PyTorch3D ray bundles.
 
-The signal is a set of views, each with a feature map, a log-depth map and its image. A world point is projected
-into every view (pixelNeRF, Yu et al. 2021, arXiv:2012.02190); what the views say there is averaged with learned
-weights; a small network turns it into density and colour. Colour is a learned blend of the field's own colour and
-the views' pixels (as in IBRNet, Wang et al. 2021, arXiv:2102.13090), so surfaces that a view saw keep that view's
-sharpness at any resolution. Samples are placed where the views' depth maps expect surfaces.
+The signal is a set of views, each with a feature map, a log-depth map and its image. A world point is
+projected into every view (pixelNeRF, Yu et al. 2021, arXiv:2012.02190); what the views say there is averaged
+with learned weights; a small network turns it into density and colour. Colour is a learned blend of the
+field's own colour and the views' pixels (as in IBRNet, Wang et al. 2021, arXiv:2102.13090), so surfaces that
+a view saw keep that view's sharpness at any resolution. Samples are placed where the views' depth maps expect
+surfaces.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class FieldView:
         log_depth: (batch, 1, height, width) log of the predicted depth, metres.
         image: (batch, 3, any height, any width) in [-1, 1], of the same cameras.
         present: (batch,) 1 where the view counts, 0 where it was dropped.
-        size: (height, width) of the photo that the cameras took, if `image` isn't that: maps and scaled images
-            show all of it, but their sides are rounded, and NDC follow the photo's own shape.
+        size: (height, width) of the photo that the cameras took, if `image` isn't that: maps and scaled
+            images show all of it, but their sides are rounded, and NDC follow the photo's own shape.
     """
 
     cameras: PerspectiveCameras
@@ -96,7 +97,7 @@ class FieldConfig:
     far: float = 14.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.uniform_share <= 1:  # at 0 a ray that meets no view would have nowhere to put its samples
+        if not 0 < self.uniform_share <= 1:  # at 0 a ray that meets no view would have no place for samples
             raise ValueError(f"uniform_share must lie in (0, 1], got {self.uniform_share}")
 
 
@@ -128,8 +129,8 @@ class SeenPoints(NamedTuple):
 class PointLinear(nn.Linear):
     """A linear layer for millions of points of a few channels.
 
-    Its weight's gradient is one product for each batch element, then a sum: a single product over all points would
-    keep one multiprocessor busy and all others waiting.
+    Its weight's gradient is one product for each batch element, then a sum: a single product over all points
+    would keep one multiprocessor busy and all others waiting.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -146,16 +147,18 @@ class PixelField(nn.Module):
         width = config.channels
         self.geometry = PointLinear(GEOMETRY_CHANNELS, width)
         self.view_layers = nn.ModuleList([PointLinear(width, width) for _ in range(2)])
-        self.view_gates = PointLinear(width, GATE_CHANNELS)  # how much to listen to the view, to its pixel's colour
+        self.view_gates = PointLinear(width, GATE_CHANNELS)  # weights of the view, of its pixel's colour
         self.hidden = PointLinear(width, width)
         self.output = PointLinear(width, 5 + config.feature_channels)
         nn.init.zeros_(self.output.weight[:1])
         nn.init.constant_(self.output.bias[:1], -4.0)  # nearly empty space to begin with
-        self.encode_geometry = encode_geometry  # an attribute, so that training can put a compiled twin in its place
+        self.encode_geometry = encode_geometry  # an attribute: training can put a compiled twin in its place
 
     def describe(self, seen: SeenPoints) -> tuple[Tensor, Tensor]:
-        """What one view says: a state (batch, points, width) and two gates (batch, points, 2), 0 where it is blind."""
-        geometry = self.encode_geometry(seen.grid, seen.depth, seen.log_depth, seen.valid, seen.features.dtype)
+        """What a view says: state (batch, points, width), gates (batch, points, 2), 0 where it is blind."""
+        geometry = self.encode_geometry(
+            seen.grid, seen.depth, seen.log_depth, seen.valid, seen.features.dtype
+        )
         state = seen.features + self.geometry(geometry)
         for layer in self.view_layers:
             state = state + layer(functional.relu(state))
@@ -184,7 +187,7 @@ def project(points: Tensor, cameras: PerspectiveCameras, size: tuple[int, int]) 
     """Image positions and depths of world points (batch, points, 3).
 
     Returns:
-        grid (batch, points, 2), x right and y down, in [-1, 1] from edge to edge; depth (batch, points), which is
+        grid (batch, points, 2), x right and y down, in [-1, 1] from edge to edge; depth (batch, points),
         negative behind the camera, where the grid has no meaning.
     """
     local = points @ cameras.R + cameras.T[:, None]
@@ -199,7 +202,7 @@ def project(points: Tensor, cameras: PerspectiveCameras, size: tuple[int, int]) 
 def encode_geometry(
     grid: Tensor, depth: Tensor, predicted_log_depth: Tensor, valid: Tensor, dtype: torch.dtype
 ) -> Tensor:
-    """(batch, points, GEOMETRY_CHANNELS): where a point lies in a view, and how far from the surface seen there."""
+    """(batch, points, GEOMETRY_CHANNELS): where a point lies in a view, how far from what is seen there."""
     log_depth = depth.clamp(min=1e-2).log()[..., None]
     octaves = [log_depth * (torch.pi * 2.0**octave) for octave in range(-2, 3)]
     offset = (log_depth - predicted_log_depth).clamp(-4, 4)
@@ -208,18 +211,20 @@ def encode_geometry(
     position = grid.clamp(-2, 2)
     radius = position.square().sum(-1, keepdim=True)
     waves = [wave(octave) for octave in octaves for wave in (torch.sin, torch.cos)]
-    return torch.cat([*waves, position, radius, valid[..., None], *steps, *bumps, log_depth, offset], dim=-1).to(dtype)
+    parts = [*waves, position, radius, valid[..., None], *steps, *bumps, log_depth, offset]
+    return torch.cat(parts, dim=-1).to(dtype)
 
 
 def composite(density_logits: Tensor, log_depth: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Emission-absorption ray marching in log depth (Max 1995; PyTorch3D's EmissionAbsorptionRaymarcher).
 
     Args:
-        density_logits: (batch, rays, samples). log_depth: the same, increasing. values: (..., samples, channels).
+        density_logits: (batch, rays, samples). log_depth: the same, increasing.
+        values: (..., samples, channels).
 
     Returns:
-        accumulated values (batch, rays, channels), expected depth (batch, rays) and opacity (batch, rays). The last
-        sample is opaque, so every ray ends somewhere; opacity is what ends before it.
+        accumulated values (batch, rays, channels), expected depth and opacity (batch, rays). The last sample
+        is opaque, so every ray ends somewhere; opacity is what ends before it.
     """
     step = log_depth.diff(dim=-1)
     optical = functional.softplus(density_logits[..., :-1]) * (DENSITY_SCALE * step)
@@ -231,7 +236,7 @@ def composite(density_logits: Tensor, log_depth: Tensor, values: Tensor) -> tupl
 
 
 class PixelFieldRenderer(nn.Module):
-    """ForwardModel of pixel-aligned fields: `render(signal, view)` and, with depth and opacity, `render_all`."""
+    """ForwardModel of pixel-aligned fields: `render(signal, view)`; with depth and opacity, `render_all`."""
 
     def __init__(self, config: FieldConfig | None = None):
         super().__init__()
@@ -269,14 +274,15 @@ class PixelFieldRenderer(nn.Module):
         """Values (batch, rays, 3 + features), depth and opacity (batch, rays) of rays."""
         with torch.autocast(bundle.origins.device.type, enabled=False):
             log_depth = self.place_samples(signal, bundle)  # (batch, rays, samples)
-            points = bundle.origins[..., None, :] + bundle.directions[..., None, :] * log_depth.exp()[..., None]
+            reached = bundle.directions[..., None, :] * log_depth.exp()[..., None]
+            points = bundle.origins[..., None, :] + reached
         logits, values = self.decode(signal, points.flatten(1, 2))
         shape = log_depth.shape
         return self.composite(logits.view(shape), log_depth, values.view(*shape, -1))
 
     @torch.no_grad()
     def place_samples(self, signal: FieldSignal, bundle: RayBundle) -> Tensor:
-        """(batch, rays, samples) log depths: some spread evenly, most near the depths that the views predict."""
+        """(batch, rays, samples) log depths: some spread evenly, most near the depths that views predict."""
         config = self.config
         edges = log_spaced_edges(config.near, config.far, config.proposal_bins, bundle.origins)
         centres = (edges[1:] + edges[:-1]) / 2
@@ -302,7 +308,10 @@ class PixelFieldRenderer(nn.Module):
         values, depth, opacity = (torch.cat(group, dim=1) for group in zip(*parts, strict=True))
         image = values.transpose(1, 2).unflatten(-1, size)
         return Rendering(
-            image[:, :3], depth[:, None].unflatten(-1, size), opacity[:, None].unflatten(-1, size), image[:, 3:]
+            image[:, :3],
+            depth[:, None].unflatten(-1, size),
+            opacity[:, None].unflatten(-1, size),
+            image[:, 3:],
         )
 
     def _empty(self, signal: FieldSignal, rays: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -312,7 +321,7 @@ class PixelFieldRenderer(nn.Module):
 
 
 def prefilter(signal: FieldSignal, short_side: int) -> FieldSignal:
-    """The signal with images no finer than the frames that will be drawn from them, so that they don't alias."""
+    """The signal with images no finer than the frames to be drawn from them, so that they don't alias."""
 
     def filtered(view: FieldView) -> FieldView:
         height, width = view.image.shape[-2:]
@@ -320,14 +329,16 @@ def prefilter(signal: FieldSignal, short_side: int) -> FieldSignal:
         if scale >= 1:
             return view
         size = (round(height * scale), round(width * scale))
-        image = functional.interpolate(view.image, size=size, mode="bilinear", antialias=True, align_corners=False)
+        image = functional.interpolate(
+            view.image, size=size, mode="bilinear", antialias=True, align_corners=False
+        )
         return replace(view, image=image, size=view.photo_size)
 
     return FieldSignal(tuple(filtered(view) for view in signal.views))
 
 
 def rows_first(signal: FieldSignal) -> FieldSignal:
-    """The signal with its feature maps' channels last in memory, as looking them up wants them; done once a frame."""
+    """The signal with its feature maps' channels last in memory, as look-ups want them; done once a frame."""
     return FieldSignal(
         tuple(
             replace(view, features=view.features.contiguous(memory_format=torch.channels_last))
@@ -345,8 +356,10 @@ def map_signal(signal: FieldSignal, function: Callable[[Tensor], Tensor]) -> Fie
             R=function(old.R), T=function(old.T), focal_length=function(old.focal_length),
             principal_point=function(old.principal_point), device=function(old.R).device, in_ndc=True,
         )
-        tensors = {name: function(getattr(view, name)) for name in ("features", "log_depth", "image", "present")}
-        return replace(view, cameras=cameras, **tensors)
+        return replace(
+            view, cameras=cameras, features=function(view.features), log_depth=function(view.log_depth),
+            image=function(view.image), present=function(view.present),
+        )
 
     return FieldSignal(tuple(mapped(view) for view in signal.views))
 

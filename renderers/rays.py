@@ -25,7 +25,8 @@ def ray_bundle(view: CameraView) -> RayBundle:
     height, width = view.size
     sampler = _sampler(height, width, view.cameras.R.device)
     if len(view) == 0:
-        empty = view.cameras.R.new_zeros(0, height * width if view.pixels is None else view.pixels.shape[1], 3)
+        rays = height * width if view.pixels is None else view.pixels.shape[1]
+        empty = view.cameras.R.new_zeros(0, rays, 3)
         return RayBundle(empty, empty, empty[..., :1], empty[..., :2])
     with torch.autocast(view.cameras.R.device.type, enabled=False):
         bundle = RayBundle(*(part.flatten(1, 2) for part in sampler(view.cameras)))
@@ -86,7 +87,7 @@ def invert_cdf(edges: Tensor, weights: Tensor, quantiles: Tensor) -> Tensor:
 
 
 def stratified_quantiles(shape: tuple[int, ...], like: Tensor, *, jitter: bool) -> Tensor:
-    """(*shape,) increasing quantiles along the last axis, one in each stratum: random if `jitter`, else its middle."""
+    """(*shape,) quantiles rising along the last axis, one a stratum: random if `jitter`, or its middle."""
     samples = shape[-1]
     offset = torch.rand(shape, dtype=like.dtype, device=like.device) if jitter else 0.5
     return ((torch.arange(samples, dtype=like.dtype, device=like.device) + offset) / samples).expand(shape)

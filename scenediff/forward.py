@@ -3,7 +3,8 @@
 A *signal* (a radiance field, a motion field, a latent code) is never observed. A *forward model* turns it
 into what a *view* of it shows, differentiably; an *observation* is an image together with its view. The
 training loss (`losses.py`) and the sampler (`sampling.py`) speak only this language: what a signal or a view
-is made of is the business of the forward model and the denoiser (Tewari et al. 2023, arXiv:2306.11719, Sec. 3).
+is made of is the business of the forward model and the denoiser (Tewari et al. 2023, arXiv:2306.11719,
+Sec. 3).
 
 Images are floating-point, (batch, channels, *size), in [-1, 1].
 """

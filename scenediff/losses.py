@@ -1,14 +1,15 @@
 """The training objective: scores renderings of the denoised signal, never the signal itself.
 
 Tewari et al. 2023 (arXiv:2306.11719), Sec. 3.2: the network maps a noisy target observation to a signal; the
-signal's rendering at the target view is the estimate of the clean target (so x0 is predicted by construction),
-and its rendering at a second, novel view keeps the signal from explaining the target alone.
+signal's rendering at the target view is the estimate of the clean target (so x0 is predicted by
+construction), and its rendering at a second, novel view keeps the signal from explaining the target alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
@@ -33,7 +34,7 @@ class TrainingBatch:
     target: Observation
     scored_target: Observation | None = None
     novel: Observation | None = None
-    truth: object = None
+    truth: Any = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def forward_model_loss(
         noise: standard normal, as the target image.
         drop: (batch,) bool, elements that train without their context (classifier-free guidance).
         weights: the terms' weights.
-        regularizers: functions of (signal, encoded context, batch, snr weight) that return further named terms.
+        regularizers: functions of (signal, encoded context, batch, snr weight) that return further terms.
     """
     weights = weights or LossWeights()
     target = batch.target
@@ -115,6 +116,8 @@ def forward_model_loss(
     return terms
 
 
-def random_drop(batch: int, probability: float, generator: torch.Generator | None, device: torch.device) -> Tensor:
+def random_drop(
+    batch: int, probability: float, generator: torch.Generator | None, device: torch.device
+) -> Tensor:
     """(batch,) bool: which elements lose their context, each with the given probability."""
     return torch.rand(batch, generator=generator, device=device) < probability

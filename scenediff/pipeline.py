@@ -19,7 +19,13 @@ from torch import Tensor
 from scenediff.forward import Observation
 from scenediff.networks.pixel_denoiser import DenoiserConfig, PixelDenoiser, map_size
 from scenediff.renderers.cameras import CameraView, look_ahead, perspective_cameras
-from scenediff.renderers.pixel_field import FieldConfig, FieldSignal, PixelFieldRenderer, Rendering, map_signal
+from scenediff.renderers.pixel_field import (
+    FieldConfig,
+    FieldSignal,
+    PixelFieldRenderer,
+    Rendering,
+    map_signal,
+)
 from scenediff.sampling import draw_noise, generators, make_scheduler, sample_in_turn
 from scenediff.scene import Scene, rays_at_a_time
 
@@ -74,7 +80,9 @@ class ScenePipeline:
         defaults: how it samples unless told otherwise.
     """
 
-    def __init__(self, denoiser: PixelDenoiser, scheduler: DDPMScheduler, defaults: SamplingDefaults | None = None):
+    def __init__(
+        self, denoiser: PixelDenoiser, scheduler: DDPMScheduler, defaults: SamplingDefaults | None = None
+    ):
         self.denoiser, self.scheduler = denoiser, scheduler
         self.defaults = defaults or SamplingDefaults()
 
@@ -132,11 +140,11 @@ class ScenePipeline:
         batch = self._sample(
             image.expand(num_samples, -1, -1, -1), _repeat(cameras, num_samples),
             [_repeat(target, num_samples) for target in targets], seeds, steps, guidance_scale,
-            map_size(tuple(image.shape[-2:]), self.defaults.size), progress=progress,
+            map_size((image.shape[-2], image.shape[-1]), self.defaults.size), progress=progress,
         )
         return [
             Scene(
-                map_signal(batch.signal, lambda tensor, index=index: tensor[index : index + 1]), self.renderer,
+                _element(batch.signal, index), self.renderer,
                 {"seed": seeds[index], "steps": steps, "guidance_scale": guidance_scale,
                  "scheduler": self.defaults.scheduler, "fov_degrees": photo.fov_degrees},
             )
@@ -158,8 +166,8 @@ class ScenePipeline:
         """Draws scenes of several photos at once at given target views; for evaluation.
 
         Args:
-            context_image: (batch, 3, height, width) in [-1, 1]. context_cameras, target_cameras: one for each, in the
-                world of the context's camera.
+            context_image: (batch, 3, height, width) in [-1, 1].
+            context_cameras, target_cameras: one for each, in the world of the context's camera.
             num_samples: scenes for each photo; sample i of element j depends on (seed, i, j).
             size: (height, width) of the target views.
 
@@ -223,9 +231,8 @@ class ScenePipeline:
         offsets = [(-step, 0.1 * step), (step, 0.1 * step), (0.0, 0.8 * step), (0.0, -0.6 * step)]
         if not 1 <= self.defaults.targets <= len(offsets):
             raise ValueError(f"targets must lie in [1, {len(offsets)}], got {self.defaults.targets}")
-        return [
-            looking_at((x, y, 0.0), (0.0, 0.0, 1.4 * distance), cameras) for x, y in offsets[: self.defaults.targets]
-        ]
+        centre = (0.0, 0.0, 1.4 * distance)
+        return [looking_at((x, y, 0.0), centre, cameras) for x, y in offsets[: self.defaults.targets]]
 
     def save(self, folder: str | Path) -> None:
         """Writes config.json and weights.safetensors (half precision)."""
@@ -271,7 +278,8 @@ class ScenePipeline:
         found = {name: value.shape for name, value in weights.items()}
         if wanted != found:
             names = ", ".join(sorted({name for name, _ in wanted.items() ^ found.items()})[:3])
-            raise CheckpointError(f"{path}: weights don't fit {CONFIG_NAME} (names or shapes differ: {names})")
+            message = f"{path}: weights don't fit {CONFIG_NAME} (names or shapes differ: {names})"
+            raise CheckpointError(message)
         denoiser.load_state_dict(weights, strict=False)  # the backbone's integer counters are not kept
         return cls(denoiser, scheduler, defaults).to(device)
 
@@ -284,13 +292,14 @@ DEFAULT_SCHEDULE = {
 
 
 def build_model(
-    denoiser: DenoiserConfig | None = None, field: FieldConfig | None = None, schedule: dict[str, Any] | None = None
+    denoiser: DenoiserConfig | None = None,
+    field: FieldConfig | None = None,
+    schedule: dict[str, Any] | None = None,
 ) -> tuple[PixelDenoiser, DDPMScheduler]:
     """An untrained denoiser (with its renderer) and its noise schedule."""
     renderer = PixelFieldRenderer(field or FieldConfig())
-    return (
-        PixelDenoiser(denoiser or DenoiserConfig(), renderer).eval(), DDPMScheduler(**(schedule or DEFAULT_SCHEDULE))
-    )
+    network = PixelDenoiser(denoiser or DenoiserConfig(), renderer).eval()
+    return network, DDPMScheduler(**(schedule or DEFAULT_SCHEDULE))
 
 
 def load(name_or_folder: str | Path = "rooms", device: torch.device | str = "cpu") -> ScenePipeline:
@@ -308,7 +317,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_NAME
     names = sorted(item.name for item in BUNDLED.iterdir() if item.is_dir()) if BUNDLED.is_dir() else []
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such checkpoint folder; bundled models: {', '.join(names) or 'none'}")
+        bundled = ", ".join(names) or "none"
+        raise CheckpointError(f"{folder}: no such checkpoint folder; bundled models: {bundled}")
     try:
         config = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -322,11 +332,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 def looking_at(
     position: Sequence[float], point: Sequence[float], like: PerspectiveCameras
 ) -> PerspectiveCameras:
-    """Level cameras (PyTorch3D axes) at a position of the photo's world that look at a point, with `like`'s lens."""
+    """Level cameras (PyTorch3D axes) at a position of the photo's world, facing a point; `like`'s lens."""
     eye, goal = like.R.new_tensor(position), like.R.new_tensor(point)
     forward = torch.nn.functional.normalize(goal - eye, dim=0)
-    left = torch.nn.functional.normalize(torch.linalg.cross(like.R.new_tensor([0.0, 1.0, 0.0]), forward), dim=0)
-    rotation = torch.stack([left, torch.linalg.cross(forward, left), forward], dim=1)[None]  # columns: camera axes
+    up = like.R.new_tensor([0.0, 1.0, 0.0])
+    left = torch.nn.functional.normalize(torch.linalg.cross(up, forward), dim=0)
+    axes = [left, torch.linalg.cross(forward, left), forward]  # of the camera, the rotation's columns
+    rotation = torch.stack(axes, dim=1)[None]
     translation = -(eye[None, None] @ rotation)[:, 0]
     return perspective_cameras(rotation, translation, like.focal_length, like.principal_point)
 
@@ -337,7 +349,12 @@ def fov_of(cameras: PerspectiveCameras) -> float:
 
 
 def _photo_observation(image: Tensor, cameras: PerspectiveCameras) -> Observation:
-    return Observation(image, CameraView(cameras, tuple(image.shape[-2:])))
+    return Observation(image, CameraView(cameras, (image.shape[-2], image.shape[-1])))
+
+
+def _element(signal: FieldSignal, index: int) -> FieldSignal:
+    """One element of a batch, as a batch of one."""
+    return map_signal(signal, lambda tensor: tensor[index : index + 1])
 
 
 def _repeat(cameras: PerspectiveCameras, count: int) -> PerspectiveCameras:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
@@ -15,9 +16,9 @@ from torch import Tensor
 
 from scenediff.forward import Denoiser, EncodedContext, ForwardModel, Observation, Signal, View
 
-# DDIM is DPM-Solver++ of first order (Lu et al. 2022, arXiv:2211.01095, Sec. 5); diffusers' DDIMScheduler itself
-# steps to wrong noise levels unless the number of steps divides that of the training schedule.
-SCHEDULERS = {
+# DDIM is DPM-Solver++ of first order (Lu et al. 2022, arXiv:2211.01095, Sec. 5); diffusers' DDIMScheduler
+# itself steps to wrong noise levels unless the number of steps divides that of the training schedule.
+SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "ddim": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 1}),
     "ddpm": (DDPMScheduler, {"clip_sample": False}),
     "dpmsolver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
@@ -38,7 +39,7 @@ class Sample:
 
 
 def make_scheduler(name: str, training: DDPMScheduler) -> SchedulerMixin:
-    """The sampling scheduler of that name ("ddim", "ddpm", "dpmsolver++") for a model trained with `training`."""
+    """The sampler of that name ("ddim", "ddpm", "dpmsolver++") for a model trained with `training`."""
     if name not in SCHEDULERS:
         raise ValueError(f"scheduler must be one of {', '.join(SCHEDULERS)}, got {name!r}")
     scheduler, options = SCHEDULERS[name]
@@ -47,11 +48,13 @@ def make_scheduler(name: str, training: DDPMScheduler) -> SchedulerMixin:
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One CPU generator for each seed, so that a seed means the same on every device and at any batch size."""
+    """One CPU generator for each seed: a seed means the same on every device and at any batch size."""
     return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
 
 
-def draw_noise(shape: Sequence[int], sources: Sequence[torch.Generator], device: torch.device | str) -> Tensor:
+def draw_noise(
+    shape: Sequence[int], sources: Sequence[torch.Generator], device: torch.device | str
+) -> Tensor:
     """(len(sources), *shape) standard normal noise; each element comes from its own generator alone."""
     return torch.stack([torch.randn(*shape, generator=source) for source in sources]).to(device)
 
@@ -116,9 +119,10 @@ def sample_in_turn(
     noises: Sequence[Tensor],
     **options,
 ) -> Sample:
-    """Samples several target views, each with all earlier ones as further context; `options` as for `sample`."""
+    """Samples several target views, each with all earlier ones as context too; `options` as for `sample`."""
     if not target_views or len(target_views) != len(noises):
-        raise ValueError(f"one noise for each target view is needed, got {len(target_views)} and {len(noises)}")
+        counts = f"{len(target_views)} and {len(noises)}"
+        raise ValueError(f"one noise for each target view is needed, got {counts}")
     known, drawn = list(context), []
     for view, noise in zip(target_views, noises, strict=True):
         signal, image = sample(denoiser, forward, scheduler, known, view, noise, **options)
@@ -128,7 +132,12 @@ def sample_in_turn(
 
 
 def _estimate(
-    denoiser: Denoiser, forward: ForwardModel, noisy: Tensor, timesteps: Tensor, encoded: EncodedContext, view: View
+    denoiser: Denoiser,
+    forward: ForwardModel,
+    noisy: Tensor,
+    timesteps: Tensor,
+    encoded: EncodedContext,
+    view: View,
 ) -> tuple[Signal, Tensor]:
     signal = denoiser.denoise(noisy, timesteps, encoded, view)
     return signal, forward.render(signal, view)

@@ -104,7 +104,8 @@ class Scene:
             "field": json.dumps(asdict(self.renderer.config)),
             "metadata": json.dumps(self.metadata, sort_keys=True),
         }
-        save_file({name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}, path, metadata=header)
+        kept = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+        save_file(kept, path, metadata=header)
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Scene:
@@ -118,7 +119,8 @@ class Scene:
                 header = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
-            raise SceneError(f"{path}: not a readable scene file ({error}); expected a scene.safetensors") from error
+            message = f"{path}: not a readable scene file ({error}); expected a scene.safetensors"
+            raise SceneError(message) from error
         if header.get("format") != FORMAT:
             raise SceneError(f"{path}: format {header.get('format')!r}, but this version reads {FORMAT!r}")
         try:
@@ -140,7 +142,8 @@ def rays_at_a_time(device: torch.device | str) -> int:
 
 def _view(tensors: dict[str, Tensor]) -> FieldView:
     cameras = perspective_cameras(*(tensors[name] for name in _CAMERA_TENSORS))
-    return FieldView(cameras, **{name: tensors[name].float() for name in _VIEW_TENSORS})
+    features, log_depth, image, present = (tensors[name].float() for name in _VIEW_TENSORS)
+    return FieldView(cameras, features, log_depth, image, present)
 
 
 def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -149,4 +152,6 @@ def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _nth_camera(cameras: PerspectiveCameras, index: int) -> PerspectiveCameras:
     one = slice(index, index + 1)
-    return perspective_cameras(cameras.R[one], cameras.T[one], cameras.focal_length[one], cameras.principal_point[one])
+    return perspective_cameras(
+        cameras.R[one], cameras.T[one], cameras.focal_length[one], cameras.principal_point[one]
+    )

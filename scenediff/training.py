@@ -17,6 +17,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from scenediff.forward import Denoiser, ForwardModel
 from scenediff.losses import LossWeights, Regularizer, TrainingBatch, forward_model_loss, random_drop
 
 logger = logging.getLogger(__name__)
@@ -60,17 +61,26 @@ class TrainConfig:
 
 
 class TrainingStep(nn.Module):
-    """Denoiser, forward model and objective in one module, so that one forward call is one step on any GPU count."""
+    """Denoiser, forward model and objective in one module: one forward call is one step on any GPU count.
+
+    Args:
+        denoiser, forward_model: the model; those of them that are modules are trained.
+        scheduler: its noise schedule.
+        weights: of the objective's terms.
+        regularizers: further terms.
+    """
 
     def __init__(
-        self, denoiser: nn.Module, forward_model: nn.Module, scheduler: DDPMScheduler, weights: LossWeights,
+        self, denoiser: Denoiser, forward_model: ForwardModel, scheduler: DDPMScheduler, weights: LossWeights,
         regularizers: Sequence[Regularizer] = (),
     ):
         super().__init__()
         self.denoiser, self.forward_model = denoiser, forward_model
         self.scheduler, self.weights, self.regularizers = scheduler, weights, tuple(regularizers)
 
-    def forward(self, batch: TrainingBatch, timesteps: Tensor, noise: Tensor, drop: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, batch: TrainingBatch, timesteps: Tensor, noise: Tensor, drop: Tensor
+    ) -> dict[str, Tensor]:
         return forward_model_loss(
             self.denoiser, self.forward_model, self.scheduler, batch, timesteps, noise,
             drop=drop, weights=self.weights, regularizers=self.regularizers,
@@ -94,12 +104,14 @@ def train(
         config: lengths and rates.
         output: folder of logs (TensorBoard, `log.jsonl`) and of the resumable state.
         resume: go on from the state in `output`, clock included.
-        on_save: called with the step, while the averaged weights are in the model, at every save and at the end.
+        on_save: called with the step, while the averaged weights are in the model, at every save and the end.
 
     Returns:
         figures of the run: steps, elements, seconds, elements a second.
     """
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, log_with=_trackers(), project_dir=str(output))
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision, log_with=_trackers(), project_dir=str(output)
+    )
     accelerator.init_trackers("training")
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -123,7 +135,8 @@ def train(
     while (done := _fraction(clock, config)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * learning_rate_factor(done, clock.steps, config.warmup_steps)
-        terms = _one_step(accelerator, step_module, optimizer, trainable, next_batch(generator), config, generator)
+        batch = next_batch(generator)
+        terms = _one_step(accelerator, step_module, optimizer, trainable, batch, config, generator)
         ema.step(trainable)
         clock.tick(config.batch_size * accelerator.num_processes)
         log.add(terms, clock)
@@ -170,7 +183,8 @@ class Clock:
         return {"steps": self.steps, "elements": self.elements, "seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        self.steps, self.elements, self._before = int(state["steps"]), int(state["elements"]), state["seconds"]
+        self.steps, self.elements = int(state["steps"]), int(state["elements"])
+        self._before = state["seconds"]
 
 
 class RunLog:

@@ -365,11 +365,34 @@ def test_wrong_options_of_training(capsys, tmp_path, photo):
     run = tmp_path / "run"
     fails(capsys, ["train", "rooms", "-o", run, "--minutes", "0"], "--minutes")
     fails(capsys, ["train", "rooms", "-o", run, "--batch-size", "0"], "--batch-size")
+    fails(capsys, ["train", "rooms", "-o", run, "--pool-warmup", "0"], "--pool-warmup")
+    fails(capsys, ["train", "rooms", "-o", run, "--render-seconds", "-1"], "--render-seconds")
     fails(capsys, ["train", "rooms", "-o", run, "--size", "100"], "--size", "64")
     fails(capsys, ["train", "rooms", "-o", run, "--resume"], "--resume")
     fails(capsys, ["train", "rooms", "-o", tmp_path], tmp_path, "not empty")
     fails(capsys, ["train", "rooms", "-o", run, "--checkpoint", tmp_path / "none"], "none")
     assert left_in(tmp_path) == {"room.png"}
+
+
+def test_training_gets_its_options_and_ends_with_one_line_of_json(capsys, monkeypatch, tmp_path):
+    runs = []
+
+    def train_rooms(run, device):
+        runs.append(run)
+        return {"steps": run.train.max_steps}
+
+    monkeypatch.setattr("scenediff.tools.train_rooms.train_rooms", train_rooms)
+    out = tmp_path / "run"
+    options = ["--max-steps", "3", "--seed", "7", "--size", "192", "--render-seconds", "5"]
+    options += ["--pool-warmup", "6", "--no-depth-supervision"]
+    assert main(["train", "rooms", "-o", str(out), *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"wrote {out / 'checkpoint'}"
+    assert json.loads(lines[-1]) == {"steps": 3}
+    (run,) = runs
+    assert (run.output, run.train.max_steps, run.train.seed, run.data_seed) == (out, 3, 7, 7)
+    assert (run.view_size, run.render_seconds, run.pool_warmup) == (192, 5, 6)
+    assert not run.depth_supervision
 
 
 def test_wrong_options_of_the_evaluations(capsys, tmp_path):

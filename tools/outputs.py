@@ -36,8 +36,9 @@ class SavableScene(SceneLike, Protocol):
     def save(self, path: Path) -> None: ...
 
 
-KEY_SHARE = 0.625  # of the frames' resolution: what was not photographed is no sharper, and the photo's own pixels
-# are drawn at full resolution whatever the key views' is
+# Of the frames' resolution: what was not photographed is no sharper, and the photo's own pixels are drawn at
+# full resolution whatever the key views' is
+KEY_SHARE = 0.625
 
 
 @dataclass(frozen=True)

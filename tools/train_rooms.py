@@ -1,4 +1,4 @@
-"""Trains the model of rooms: rooms rendered on the fly, a pool of them on the device, checkpoints and sample grids."""
+"""Trains the model of rooms: rendered on the fly, pooled on the device, with checkpoints and sample grids."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from torch import Tensor
 
 from scenediff.datasets.rooms.pool import DrawConfig, GroupPool
 from scenediff.datasets.rooms.stream import RoomBatch, RoomStream, render_groups
-from scenediff.losses import LossWeights
+from scenediff.losses import LossWeights, TrainingBatch
 from scenediff.networks.pixel_denoiser import DenoiserConfig
 from scenediff.networks.regularizers import DepthSupervision, DirectImage
-from scenediff.pipeline import SamplingDefaults, ScenePipeline, build_model
+from scenediff.pipeline import SamplingDefaults, ScenePipeline, build_model, load
 from scenediff.renderers.cameras import perspective_cameras, relative_to
 from scenediff.renderers.pixel_field import FieldConfig
 from scenediff.training import TrainConfig, TrainingStep, train
 
 logger = logging.getLogger(__name__)
+
+CHECKPOINT_FOLDER = "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,14 @@ class RoomsRun:
 
     Attributes:
         output: folder of checkpoints, logs and grids.
-        init: checkpoint folder whose weights to start from.
+        init: model to start from, a bundled one's name or a folder.
         resume: go on with the run in `output`, optimizer state and clock included.
         workers: processes that render rooms.
         pool_groups: groups of views kept on the device.
         pool_warmup: groups to wait for before the first step.
-        render_seconds: waits at most so long for them, and ends rendering then: training and rendering slow each
-            other down on one GPU. 0 renders all the while.
+        render_seconds: waits at most so long for them, and ends rendering then: training and rendering slow
+            each other down on one GPU. 0 renders all the while.
+        view_size: side of the rendered views, pixels; a multiple of the diffusion's.
         data_seed: of the rooms; change it when training goes on from a checkpoint.
         depth_supervision: also learn from true depths; False is the method's pure form, images alone.
         grid_rooms: held-out rooms in the sample grids.
@@ -54,12 +57,13 @@ class RoomsRun:
     """
 
     output: Path
-    init: Path | None = None
+    init: str | Path | None = None
     resume: bool = False
     workers: int = 14
     pool_groups: int = 60_000
     pool_warmup: int = 4_000
     render_seconds: float = 0.0
+    view_size: int = 128
     data_seed: int = 1
     depth_supervision: bool = True
     grid_rooms: int = 6
@@ -73,7 +77,7 @@ class RoomsRun:
 
 
 def train_rooms(run: RoomsRun, device: torch.device | str) -> dict[str, float]:
-    """Trains, and leaves in `run.output`: checkpoint/ (config.json, weights), grid_*.png, log.jsonl, TensorBoard logs.
+    """Trains, and leaves in `run.output`: checkpoint/ (config.json, weights), grid_*.png, log.jsonl, state/.
 
     Returns:
         figures of the run, the rooms' included.
@@ -83,18 +87,23 @@ def train_rooms(run: RoomsRun, device: torch.device | str) -> dict[str, float]:
         pipeline.denoiser, pipeline.renderer, pipeline.scheduler, run.loss,
         [run.direct, *([run.depth] if run.depth_supervision else [])],
     ).train()
-    seen = render_groups(4_242, run.grid_rooms, 128, "heldout")
+    seen = render_groups(4_242, run.grid_rooms, run.view_size, "heldout")
     pool = GroupPool(run.pool_groups, device, depth_size=run.draw.size)
     if run.train.compile:
         pipeline.denoiser.compile_parts()
     with filling(pool, run) as renderer:
+
+        def next_batch(generator: torch.Generator) -> TrainingBatch:
+            renderer.check()
+            return pool.draw(run.train.batch_size, run.draw, generator)
+
         _rehearse(step, seen, run)
         renderer.wait(run.pool_warmup, run.render_seconds or math.inf)
         if run.render_seconds:
             renderer.stop()
         figures = train(
-            step, lambda generator: pool.draw(run.train.batch_size, run.draw, generator), run.train, run.output,
-            resume=run.resume, on_save=lambda steps: _keep(pipeline, step, seen, run, steps),
+            step, next_batch, run.train, run.output, resume=run.resume,
+            on_save=lambda steps: _keep(pipeline, step, seen, run, steps),
         )
     return figures | {"groups_rendered": pool.written, "views_rendered": pool.written * seen.images.shape[1]}
 
@@ -104,13 +113,14 @@ class BackgroundRenderer:
 
     def __init__(self, pool: GroupPool, run: RoomsRun):
         self.pool, self.run = pool, run
-        self._stopping, self._error, self._started = threading.Event(), None, time.perf_counter()
+        self._stopping, self._started = threading.Event(), time.perf_counter()
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._work, name="rooms", daemon=True)
         self._thread.start()
 
     def _work(self) -> None:
         try:
-            with RoomStream(self.run.workers, size=2 * self.run.draw.size, seed=self.run.data_seed) as stream:
+            with RoomStream(self.run.workers, size=self.run.view_size, seed=self.run.data_seed) as stream:
                 for batch in stream:
                     self.pool.add(batch)
                     if self._stopping.is_set():
@@ -121,19 +131,22 @@ class BackgroundRenderer:
     def wait(self, groups: int, seconds: float) -> None:
         """Until there are so many groups, or so many seconds have passed since the start."""
         while self.pool.filled < min(groups, self.pool.capacity):
-            if self._error is not None:
-                raise self._error
+            self.check()
             if time.perf_counter() - self._started > seconds and self.pool.filled:
                 break
             time.sleep(0.2)
-        logger.warning("%d groups of views after %.0f s", self.pool.filled, time.perf_counter() - self._started)
+        waited = time.perf_counter() - self._started
+        logger.warning("%d groups of views after %.0f s", self.pool.filled, waited)
 
-    def stop(self) -> None:
-        """Ends the worker processes; raises what went wrong in them."""
-        self._stopping.set()
-        self._thread.join(60)
+    def check(self) -> None:
+        """Raises what went wrong in the worker processes."""
         if self._error is not None:
             raise self._error
+
+    def stop(self) -> None:
+        """Ends the worker processes."""
+        self._stopping.set()
+        self._thread.join(60)
 
 
 @contextmanager
@@ -157,8 +170,10 @@ def sample_grid(pipeline: ScenePipeline, rooms: RoomBatch, samples: int = 3, ste
     drawn = pipeline.sample_views(images[:, 0], world, target, samples, steps=steps, size=square)
     frames = [scene.render(target, square) for scene in drawn]
     truth = torch.from_numpy(rooms.depths).float().to(pipeline.device)[:, 1:2]
-    columns = [images[:, 0], images[:, 1], deterministic.image, *(frame.image for frame in frames), _grey(truth),
-               _grey(deterministic.depth), *(_grey(frame.depth) for frame in frames[:2])]
+    columns = [
+        images[:, 0], images[:, 1], deterministic.image, *(frame.image for frame in frames),
+        _grey(truth), _grey(deterministic.depth), *(_grey(frame.depth) for frame in frames[:2]),
+    ]
     fitted = [torch.nn.functional.interpolate(column, size=(128, 128)) for column in columns]
     rows = torch.cat([column.clamp(-1, 1) for column in fitted], dim=3)  # (rooms, 3, 128, columns * 128)
     pixels = ((rows.permute(0, 2, 3, 1).flatten(0, 1) + 1) * 127.5).round().byte().cpu().numpy()
@@ -180,7 +195,7 @@ def _cameras(rooms: RoomBatch, view: int, device: torch.device):
 
 def _starting_point(run: RoomsRun) -> ScenePipeline:
     if run.init is not None:
-        return ScenePipeline.from_folder(run.init)
+        return load(run.init)
     denoiser, scheduler = build_model(run.denoiser, run.field_config)
     denoiser.backbone.load_imagenet()
     return ScenePipeline(denoiser, scheduler, SamplingDefaults(size=run.draw.size))
@@ -205,7 +220,7 @@ def _rehearse(step: TrainingStep, seen: RoomBatch, run: RoomsRun) -> None:
 
 def _keep(pipeline: ScenePipeline, step: TrainingStep, seen: RoomBatch, run: RoomsRun, steps: int) -> None:
     step.eval()
-    pipeline.save(run.output / "checkpoint")
+    pipeline.save(run.output / CHECKPOINT_FOLDER)
     with torch.compiler.set_stance("force_eager"):  # sampling would be compiled anew, for a few frames
         sample_grid(pipeline, seen).save(run.output / f"grid_{steps:07d}.png")
     step.train()

@@ -1,4 +1,4 @@
-"""A pool of rendered rooms on the training device, from which batches are drawn without further work of the host."""
+"""A pool of rendered rooms on the training device: batches are drawn from it without work of the host."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class GroupPool:
 
 
 def median_pool(depth: Tensor, factor: int) -> Tensor:
-    """(..., height, width) -> coarser by `factor`: the lower median of each block, which never mixes two surfaces."""
+    """(..., height, width) -> coarser by `factor`: each block's lower median, which mixes no two surfaces."""
     if factor <= 1:
         return depth
     blocks = depth.unfold(-2, factor, factor).unfold(-2, factor, factor)
@@ -124,12 +124,15 @@ def _assemble(
     coarse = functional.avg_pool2d(images[:, 1:3].flatten(0, 1), size // config.size).unflatten(0, (batch, 2))
     world = _cameras(picked, 0)
     cameras = [relative_to(_cameras(picked, role), world) for role in range(images.shape[1])]
-    own = (torch.rand(batch, generator=generator, device=images.device) < config.context_as_novel)[:, None, None, None]
+    own = torch.rand(batch, generator=generator, device=images.device) < config.context_as_novel
     context_coarse = functional.avg_pool2d(images[:, 0], size // config.size)
-    novel_image = torch.where(own, context_coarse, coarse[:, 1])
-    novel_cameras = _select(own.flatten(), cameras[0], cameras[2])
+    novel_image = torch.where(own[:, None, None, None], context_coarse, coarse[:, 1])
+    novel_cameras = _select(own, cameras[0], cameras[2])
     square = (config.size, config.size)
-    context = [Observation(images[:, role], CameraView(cameras[role], (size, size))) for role in ((0, 3) if two else (0,))]
+    context = [
+        Observation(images[:, role], CameraView(cameras[role], (size, size)))
+        for role in ((0, 3) if two else (0,))
+    ]
     return TrainingBatch(
         context=context,
         target=Observation(coarse[:, 0], CameraView(cameras[1], square)),

@@ -19,4 +19,5 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError, TypeError):
         return False
     settings = ((_MMAP_THRESHOLD, _GIBIBYTE), (_TRIM_THRESHOLD, _GIBIBYTE), (_TOP_PAD, _PAD))
-    return all([mallopt(ctypes.c_int(name), ctypes.c_int(value)) for name, value in settings])
+    accepted = [mallopt(ctypes.c_int(name), ctypes.c_int(value)) for name, value in settings]
+    return all(accepted)

@@ -57,7 +57,7 @@ class Render:
         options = OutputOptions(short_side=self.size, frames=self.frames, path=self.path, measure=False)
         with progress_bar("filming") as progress:
             output = write_scene_outputs(
-                scene, file.parent, outputs=("video",), options=options, progress=partial(progress, 0, 1)
+                scene, file.parent, outputs=["video"], options=options, progress=partial(progress, 0, 1)
             )
         output.baked.close()
         (file.parent / FILE_NAMES["video"]).rename(file)

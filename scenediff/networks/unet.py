@@ -1,4 +1,4 @@
-"""A U-Net with an embedding in every block and self-attention at coarse levels (Ho et al. 2020, arXiv:2006.11239)."""
+"""A U-Net with an embedding in each block, attention at coarse levels (Ho et al. 2020, arXiv:2006.11239)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 
 def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
-    """(batch, channels) sines and cosines of (batch,) timesteps, as in Vaswani et al. 2017 (arXiv:1706.03762)."""
+    """(batch, channels) sines and cosines of (batch,) timesteps (Vaswani et al. 2017, arXiv:1706.03762)."""
     half = channels // 2
     rates = torch.exp(-math.log(10_000) * torch.arange(half, device=timesteps.device) / half)
     angles = timesteps.float()[:, None] * rates
@@ -19,13 +19,22 @@ def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation that keeps half precision under autocast; its statistics are in float32 all the same."""
+    """Group normalisation that keeps half precision under autocast; its statistics are in float32 anyway."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype not in (torch.bfloat16, torch.float16):
             return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
-            return functional.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+            weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+            return functional.group_norm(x, self.num_groups, weight, bias, self.eps)
+
+
+def zero_conv(inputs: int, outputs: int, kernel_size: int) -> nn.Conv2d:
+    """A convolution that starts at zero, so that a residual branch that it ends starts as nothing."""
+    conv = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2)
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
+    return conv
 
 
 class ResBlock(nn.Module):
@@ -37,10 +46,8 @@ class ResBlock(nn.Module):
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.modulation = nn.Linear(embedding, 2 * outputs)
         self.norm2 = GroupNorm(min(32, outputs // 4), outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.conv2 = zero_conv(outputs, outputs, 3)
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulation(embedding)[..., None, None].chunk(2, dim=1)
@@ -57,16 +64,14 @@ class SelfAttention(nn.Module):
         self.heads = channels // head_channels
         self.norm = GroupNorm(32, channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.output = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        self.output = zero_conv(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         q, k, v = (
-            part.unflatten(1, (self.heads, -1)).flatten(3).transpose(2, 3)  # (batch, heads, positions, channels)
+            part.unflatten(1, (self.heads, -1)).flatten(3).transpose(2, 3)
             for part in self.qkv(self.norm(x)).chunk(3, dim=1)
-        )
+        )  # each (batch, heads, positions, channels)
         attended = functional.scaled_dot_product_attention(q, k, v)
         return x + self.output(attended.transpose(2, 3).flatten(1, 2).unflatten(-1, (height, width)))
 
@@ -80,6 +85,24 @@ class Stage(nn.Module):
         self.attentions = nn.ModuleList(
             [SelfAttention(outputs) if attention else nn.Identity() for _ in inputs]
         )
+
+    def forward(
+        self, x: Tensor, embedding: Tensor, *, added: Tensor | None = None, skips: list[Tensor] | None = None
+    ) -> list[Tensor]:
+        """The state after each block.
+
+        Args:
+            added: joins the state after the first convolutions.
+            skips: states of the way down; one is taken from the end, as further channels, before each block.
+        """
+        states = []
+        for index, (block, attention) in enumerate(zip(self.blocks, self.attentions, strict=True)):
+            x = block(x if skips is None else torch.cat([x, skips.pop()], dim=1), embedding)
+            if index == 0 and added is not None:
+                x = x + added
+            x = attention(x)
+            states.append(x)
+        return states
 
 
 class UNet(nn.Module):
@@ -110,31 +133,19 @@ class UNet(nn.Module):
             for i in range(levels)
         )
 
-    def forward(self, x: Tensor, embedding: Tensor, injected: Sequence[Tensor | None] | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, embedding: Tensor, injected: Sequence[Tensor | None] | None = None
+    ) -> Tensor:
         """`injected[i]`, where given, is added to the state at the start of level i (fine to coarse)."""
         skips: list[list[Tensor]] = []
         for level, stage in enumerate(self.down):
             if level:
                 x = functional.avg_pool2d(x, 2)
-            extra = None if injected is None else injected[level]
-            x, kept = self._descend(stage, x, embedding, extra)
-            skips.append(kept)
-        for block, attention in zip(self.middle.blocks, self.middle.attentions, strict=True):
-            x = attention(block(x, embedding))
+            skips.append(stage(x, embedding, added=None if injected is None else injected[level]))
+            x = skips[-1][-1]
+        x = self.middle(x, embedding)[-1]
         for level in reversed(range(len(self.up))):
-            for block, attention in zip(self.up[level].blocks, self.up[level].attentions, strict=True):
-                x = attention(block(torch.cat([x, skips[level].pop()], dim=1), embedding))
+            x = self.up[level](x, embedding, skips=skips[level])[-1]
             if level:
                 x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
         return x
-
-    @staticmethod
-    def _descend(stage: Stage, x: Tensor, embedding: Tensor, extra: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        kept = []
-        for index, (block, attention) in enumerate(zip(stage.blocks, stage.attentions, strict=True)):
-            x = block(x, embedding)
-            if index == 0 and extra is not None:
-                x = x + extra
-            x = attention(x)
-            kept.append(x)
-        return x, kept
