@@ -36,9 +36,9 @@ class SavableScene(SceneLike, Protocol):
     def save(self, path: Path) -> None: ...
 
 
-# Of the frames' resolution: what was not photographed is no sharper, and the photo's own pixels are drawn at
-# full resolution whatever the key views' is
-KEY_SHARE = 0.625
+KEY_SIDE = 160  # pixels, the key views' short side at most: what was not photographed is no sharper, and the
+# photo's own pixels are drawn at full resolution whatever the key views' is
+MEASURED_SIDE = 96  # pixels, likewise of the frame that is compared with the field's own
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,14 @@ def write_scene_outputs(
     if baked is None:
         with _timed("bake", seconds):
             baked = bake(
-                scene, short_side=round(KEY_SHARE * options.short_side),
+                scene, short_side=min(KEY_SIDE, options.short_side),
                 progress=lambda view: progress(f"bake: {view}"),
             )
     psnr = None
     if options.measure:
         progress("measure")
         with _timed("measure", seconds):
-            psnr = _measured_psnr(scene, baked, options.short_side // 3)
+            psnr = _measured_psnr(scene, baked, min(MEASURED_SIDE, options.short_side // 2))
     for name, path in files.items():
         progress(name)
         with _timed(name, seconds):
