@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from pytorch3d.renderer import PerspectiveCameras
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from scenediff.renderers.cameras import CameraView, perspective_cameras
@@ -105,7 +105,7 @@ class Scene:
             "metadata": json.dumps(self.metadata, sort_keys=True),
         }
         kept = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-        save_file(kept, path, metadata=header)
+        Path(path).write_bytes(_in_order(serialize(kept, metadata=header)))
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Scene:
@@ -133,6 +133,14 @@ class Scene:
             raise SceneError(f"{path}: parts of the scene are missing or don't fit ({error!r})") from error
         renderer.chunk_rays = rays_at_a_time(device)
         return cls(FieldSignal(views), renderer, metadata)
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same safetensors file with its header's keys sorted: the library writes them in a random order."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the format wants the tensors aligned
+    return len(header).to_bytes(8, "little") + header + data[start:]
 
 
 def rays_at_a_time(device: torch.device | str) -> int:

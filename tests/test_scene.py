@@ -134,3 +134,11 @@ def test_incomplete_scenes_are_refused(scene: Scene, tmp_path: Path, part: str) 
 
 def test_cpus_take_fewer_rays_at_a_time() -> None:
     assert rays_at_a_time("cpu") < rays_at_a_time("cuda:1")
+
+
+def test_the_same_scene_is_the_same_file(scene: Scene, tmp_path: Path) -> None:
+    scene.save(tmp_path / "first.safetensors")
+    first = (tmp_path / "first.safetensors").read_bytes()
+    for _ in range(8):  # a header in random order agrees by luck once in six times
+        scene.save(tmp_path / "again.safetensors")
+        assert (tmp_path / "again.safetensors").read_bytes() == first
