@@ -21,8 +21,8 @@ from scenediff.losses import LossWeights, TrainingBatch
 from scenediff.networks.pixel_denoiser import DenoiserConfig
 from scenediff.networks.regularizers import DepthSupervision, DirectImage
 from scenediff.pipeline import SamplingDefaults, ScenePipeline, build_model, load
-from scenediff.renderers.cameras import perspective_cameras, relative_to
 from scenediff.renderers.pixel_field import FieldConfig
+from scenediff.tools.trials import group_views
 from scenediff.training import TrainConfig, TrainingStep, train
 
 logger = logging.getLogger(__name__)
@@ -162,17 +162,16 @@ def filling(pool: GroupPool, run: RoomsRun) -> Iterator[BackgroundRenderer]:
 def sample_grid(pipeline: ScenePipeline, rooms: RoomBatch, samples: int = 3, steps: int = 12) -> Image.Image:
     """Rows of photo, target, deterministic render, samples, true and sampled depth."""
     size = pipeline.defaults.size
-    images = torch.from_numpy(rooms.images).permute(0, 1, 4, 2, 3).float().to(pipeline.device) / 127.5 - 1
-    cameras = [_cameras(rooms, view, pipeline.device) for view in (0, 1)]
-    world, target = (relative_to(view, cameras[0]) for view in cameras)
+    photo, target = (views.part(slice(None), pipeline.device) for views in group_views(rooms, 2))
     square = (size, size)
-    deterministic = pipeline.deterministic(images[:, 0], world).render(target, square)
-    drawn = pipeline.sample_views(images[:, 0], world, target, samples, steps=steps, size=square)
-    frames = [scene.render(target, square) for scene in drawn]
-    truth = torch.from_numpy(rooms.depths).float().to(pipeline.device)[:, 1:2]
+    deterministic = pipeline.deterministic(photo.image, photo.cameras).render(target.cameras, square)
+    drawn = pipeline.sample_views(
+        photo.image, photo.cameras, target.cameras, samples, steps=steps, size=square
+    )
+    frames = [scene.render(target.cameras, square) for scene in drawn]
     columns = [
-        images[:, 0], images[:, 1], deterministic.image, *(frame.image for frame in frames),
-        _grey(truth), _grey(deterministic.depth), *(_grey(frame.depth) for frame in frames[:2]),
+        photo.image, target.image, deterministic.image, *(frame.image for frame in frames),
+        _grey(target.depth), _grey(deterministic.depth), *(_grey(frame.depth) for frame in frames[:2]),
     ]
     fitted = [torch.nn.functional.interpolate(column, size=(128, 128)) for column in columns]
     rows = torch.cat([column.clamp(-1, 1) for column in fitted], dim=3)  # (rooms, 3, 128, columns * 128)
@@ -183,14 +182,6 @@ def sample_grid(pipeline: ScenePipeline, rooms: RoomBatch, samples: int = 3, ste
 def _grey(depth: Tensor) -> Tensor:
     """Depth (batch, 1, h, w) as a grey picture in [-1, 1]: 0.4 m is white, 8 m black."""
     return (1 - (depth.clamp(0.4, 8) / 0.4).log() / torch.tensor(20.0).log() * 2).expand(-1, 3, -1, -1)
-
-
-def _cameras(rooms: RoomBatch, view: int, device: torch.device):
-    rotation, translation, focal, principal = (
-        torch.from_numpy(part[:, view].copy()).to(device)
-        for part in (rooms.rotation, rooms.translation, rooms.focal_length, rooms.principal)
-    )
-    return perspective_cameras(rotation, translation, focal, principal)
 
 
 def _starting_point(run: RoomsRun) -> ScenePipeline:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch3d.renderer import PerspectiveCameras, join_cameras_as_batch
@@ -20,6 +20,9 @@ from tqdm import tqdm
 from scenediff.datasets.captures import CaptureError, SquareView, centre_square, load_capture
 from scenediff.renderers.cameras import perspective_cameras, relative_to
 from scenediff.tools.metrics import psnr, visible_from
+
+if TYPE_CHECKING:
+    from scenediff.datasets.rooms.stream import RoomBatch
 
 SEED_STRIDE = 100_003  # between the samples of a trial; trials use the seeds between
 
@@ -117,15 +120,20 @@ def room_trials(seed: int, rooms: int, size: int) -> Trials:
     from scenediff.datasets.rooms.stream import render_groups
 
     batch = render_groups(seed, rooms, size, split="heldout", views=3)
+    return Trials(*group_views(batch, 3))
+
+
+def group_views(batch: RoomBatch, count: int) -> list[Views]:
+    """The first `count` views of every group, in the world of the first one's camera."""
     images = torch.as_tensor(batch.images).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
     depths = torch.as_tensor(batch.depths).float()[:, :, None]
     names = ("rotation", "translation", "focal_length", "principal")
     poses = [torch.as_tensor(getattr(batch, name)).float() for name in names]
-    cameras = [perspective_cameras(*(pose[:, view] for pose in poses)) for view in range(3)]
-    photo, target, novel = (
-        Views(images[:, view], depths[:, view], relative_to(cameras[view], cameras[0])) for view in range(3)
-    )
-    return Trials(photo, target, novel)
+    cameras = [perspective_cameras(*(pose[:, view] for pose in poses)) for view in range(count)]
+    return [
+        Views(images[:, view], depths[:, view], relative_to(camera, cameras[0]))
+        for view, camera in enumerate(cameras)
+    ]
 
 
 def capture_trials(folder: str | Path, size: int) -> Trials:
