@@ -134,9 +134,13 @@ def resized(
     """Cameras of the same images after resizing from one (height, width) to another, of any shape."""
     (height, width), (new_height, new_width) = size, new_size
     scale = min(size) / min(new_size)
-    stretch = cameras.focal_length.new_tensor([scale * new_width / width, scale * new_height / height])
+    wider, higher = scale * new_width / width, scale * new_height / height
+
+    def stretched(lengths: Tensor) -> Tensor:  # no tensor of factors: the host would wait for its copy
+        return torch.stack([lengths[:, 0] * wider, lengths[:, 1] * higher], dim=1)
+
     return perspective_cameras(
-        cameras.R, cameras.T, cameras.focal_length * stretch, cameras.principal_point * stretch
+        cameras.R, cameras.T, stretched(cameras.focal_length), stretched(cameras.principal_point)
     )
 
 

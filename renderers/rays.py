@@ -6,10 +6,12 @@ Samples live in log depth: a fixed step is a fixed fraction of the distance.
 
 from __future__ import annotations
 
+import math
 from functools import cache
+from typing import Any
 
 import torch
-from pytorch3d.renderer import NDCMultinomialRaysampler, RayBundle
+from pytorch3d.renderer import NDCMultinomialRaysampler, PerspectiveCameras, RayBundle
 from torch import Tensor
 
 from scenediff.renderers.cameras import CameraView
@@ -29,11 +31,38 @@ def ray_bundle(view: CameraView) -> RayBundle:
         empty = view.cameras.R.new_zeros(0, rays, 3)
         return RayBundle(empty, empty, empty[..., :1], empty[..., :2])
     with torch.autocast(view.cameras.R.device.type, enabled=False):
-        bundle = RayBundle(*(part.flatten(1, 2) for part in sampler(view.cameras)))
+        bundle = RayBundle(*(part.flatten(1, 2) for part in sampler(_closed_form(view.cameras))))
     if view.pixels is None:
         return bundle
     index = (view.pixels[..., 0] * width + view.pixels[..., 1])[..., None]  # (batch, rays, 1)
     return RayBundle(*(part.gather(1, index.expand(-1, -1, part.shape[-1])) for part in bundle))
+
+
+class _ClosedFormCameras(PerspectiveCameras):
+    """Cameras that unproject by transposing their rotation.
+
+    PyTorch3D inverts general 4x4 matrices, which makes the host wait for the device and can't be recorded in
+    CUDA graphs.
+    """
+
+    def unproject_points(
+        self, xy_depth: Tensor, world_coordinates: bool = True, from_ndc: bool = False, **kwargs: Any
+    ) -> Tensor:
+        """World points (batch, points, 3) of NDC x, y and depth."""
+        if not (world_coordinates and from_ndc):
+            return super().unproject_points(
+                xy_depth, world_coordinates=world_coordinates, from_ndc=from_ndc, **kwargs
+            )
+        depth = xy_depth[..., 2:]
+        plane = (xy_depth[..., :2] - self.principal_point[:, None]) / self.focal_length[:, None] * depth
+        return (torch.cat([plane, depth], dim=-1) - self.T[:, None]) @ self.R.transpose(1, 2)
+
+
+def _closed_form(cameras: PerspectiveCameras) -> _ClosedFormCameras:
+    return _ClosedFormCameras(
+        R=cameras.R, T=cameras.T, focal_length=cameras.focal_length, principal_point=cameras.principal_point,
+        device=cameras.R.device, in_ndc=True,
+    )
 
 
 @cache
@@ -60,8 +89,7 @@ def camera_rays(view: CameraView) -> Tensor:
 
 def log_spaced_edges(near: float, far: float, bins: int, like: Tensor) -> Tensor:
     """(bins + 1,) log depths of the edges of bins that are equally wide in log depth."""
-    near_log, far_log = torch.tensor([near, far], dtype=torch.float64).log().tolist()
-    return torch.linspace(near_log, far_log, bins + 1, dtype=like.dtype, device=like.device)
+    return torch.linspace(math.log(near), math.log(far), bins + 1, dtype=like.dtype, device=like.device)
 
 
 def invert_cdf(edges: Tensor, weights: Tensor, quantiles: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from scenediff.cuda_graphs import RecordedGradients
 from scenediff.forward import Denoiser, ForwardModel
 from scenediff.losses import LossWeights, Regularizer, TrainingBatch, forward_model_loss, random_drop
 
@@ -39,6 +40,7 @@ class TrainConfig:
         context_dropout: share of elements that train without context.
         mixed_precision: "bf16" or "no".
         compile: compile the network and the field; pays from a few minutes of training.
+        cuda_graphs: record the step once and replay it, where a single process trains on a CUDA device.
         log_every: steps between log lines.
         save_every_minutes: between checkpoints.
         seed: of everything random.
@@ -55,6 +57,7 @@ class TrainConfig:
     context_dropout: float = 0.1
     mixed_precision: str = "bf16"
     compile: bool = False
+    cuda_graphs: bool = True
     log_every: int = 50
     save_every_minutes: float = 5.0
     seed: int = 0
@@ -129,6 +132,7 @@ def train(
         config.seed + 7919 * clock.steps + accelerator.process_index
     )
     log = RunLog(output, config, accelerator)
+    gradients = _gradient_step(accelerator, step_module, trainable, config)
     clock.start()
     last_save = clock.seconds
     progress = tqdm(total=100, unit="%", desc="training", disable=not accelerator.is_main_process)
@@ -136,7 +140,8 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * learning_rate_factor(done, clock.steps, config.warmup_steps)
         batch = next_batch(generator)
-        terms = _one_step(accelerator, step_module, optimizer, trainable, batch, config, generator)
+        terms = gradients(batch, *_draw_noise(batch, model.scheduler, config, generator))
+        optimizer.step()
         ema.step(trainable)
         clock.tick(config.batch_size * accelerator.num_processes)
         log.add(terms, clock)
@@ -214,24 +219,40 @@ class RunLog:
                 file.write(json.dumps({"step": clock.steps, "seconds": round(seconds, 1), **line}) + "\n")
 
 
-def _one_step(accelerator, step_module, optimizer, trainable, batch, config, generator) -> dict[str, Tensor]:
+def _draw_noise(
+    batch: TrainingBatch, scheduler: DDPMScheduler, config: TrainConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Timesteps, noise and dropped contexts of a batch."""
     target = batch.target.image
-    count = len(target)
-    levels = accelerator.unwrap_model(step_module).scheduler.config.num_train_timesteps
+    count, levels = len(target), scheduler.config.num_train_timesteps
     timesteps = torch.randint(levels, (count,), generator=generator, device=target.device)
     noise = torch.randn(target.shape, generator=generator, device=target.device)
-    drop = random_drop(count, config.context_dropout, generator, target.device)
-    with accelerator.autocast():
-        terms = step_module(batch, timesteps, noise, drop)
-        loss = sum(terms.values())
-    accelerator.backward(loss)
-    norm = accelerator.clip_grad_norm_(trainable, config.clip)
-    for parameter in trainable:  # one bad batch makes the norm, hence every gradient, NaN: it must not count
-        if parameter.grad is not None:
-            parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return {**terms, "loss": loss, "gradient_norm": norm}
+    return timesteps, noise, random_drop(count, config.context_dropout, generator, target.device)
+
+
+def _gradient_step(
+    accelerator: Accelerator, step_module: nn.Module, trainable: list[nn.Parameter], config: TrainConfig
+) -> Callable[..., dict[str, Tensor]]:
+    """A function of (batch, timesteps, noise, drop) that leaves clipped gradients and returns the terms."""
+
+    def gradients(
+        batch: TrainingBatch, timesteps: Tensor, noise: Tensor, drop: Tensor
+    ) -> dict[str, Tensor]:
+        for parameter in trainable:
+            parameter.grad = None
+        with accelerator.autocast():
+            terms = step_module(batch, timesteps, noise, drop)
+            loss = sum(terms.values())
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(trainable, config.clip)
+        for parameter in trainable:  # one bad batch makes the norm, so every gradient, NaN: it must not count
+            if parameter.grad is not None:
+                parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
+        return {name: value.detach() for name, value in {**terms, "loss": loss, "gradient_norm": norm}.items()}
+
+    if config.cuda_graphs and accelerator.device.type == "cuda" and accelerator.num_processes == 1:
+        return RecordedGradients(gradients, trainable)
+    return gradients
 
 
 def _fraction(clock: Clock, config: TrainConfig) -> float:

@@ -9,6 +9,7 @@ from rooms_pack import tiny_pack
 from scenediff.datasets.rooms.builder import Builder
 from scenediff.datasets.rooms.materials import stock_of
 from scenediff.datasets.rooms.pieces import Part, block
+from scenediff.datasets.rooms.projections import camera_rays, clip_matrices
 from scenediff.datasets.rooms.raster import Grading, Rasterizer
 from scenediff.datasets.rooms.room import PLAIN, Light, Material, Room, Views
 from scenediff.datasets.rooms.shapes import CUBE
@@ -174,6 +175,51 @@ def test_shadow_under_a_table(pack, rasterizer):
         )
     below = (slice(21, 25), slice(22, 26))  # floor a metre ahead
     assert images[1][below].mean() < 0.75 * images[0][below].mean()
+
+
+def test_camera_rays_invert_clip_matrices():
+    views = views_at((0.4, 1.1, -0.7), [turned(0.3, -0.2, 0.1), turned(2.5, 0.4)], principal=(0.1, -0.2))
+    samples = 12
+    local = np.random.default_rng(0).uniform((-1, -1, 1), (1, 1, 4), (9, 3))
+    world = (local - views.translation[0, :, None]) @ views.rotation[0].swapaxes(1, 2)
+    clip = np.concatenate([world, np.ones((2, 9, 1))], -1) @ clip_matrices(views, samples)[0].swapaxes(1, 2)
+    at = (clip[..., :2] / clip[..., 3:] + 1) * samples / 2 - 0.5  # the first sample's centre is 0
+    eye, first, right, down = camera_rays(views, samples)[0, :, :, None, :3].swapaxes(0, 1)
+    ray = first + at[..., :1] * right + at[..., 1:] * down
+    # float32 matrices and poses, points some metres away
+    np.testing.assert_allclose(eye + local[:, 2:] * ray, world, atol=2e-5)
+    np.testing.assert_array_equal(camera_rays(views, samples)[..., 0, 3], views.focal_length)
+
+
+def test_a_tile_shows_what_its_view_shows_alone(pack, rasterizer):
+    """All views are drawn at once: each is clipped to its tile, however much there is to draw."""
+    spread = np.random.default_rng(5).uniform((-1.5, 0.2, -2), (1.5, 2.2, 2), (400, 3))
+    cubes = [
+        Part(CUBE, tuple(at), (0.1, 0.1, 0.1), colour(*np.abs(np.sin(at)))) for at in spread.tolist()
+    ]
+    room = box_room(pack, tuple(cubes))
+    rasterizer.upload(room)
+    flat = views_at((0.1, 1.3, 0.2), [turned(yaw, 0.3 * np.sin(yaw)) for yaw in np.linspace(0, 6, 40)])
+    together = Views(*(array.reshape(8, 5, *array.shape[2:]) for array in vars(flat).values()))
+    photos = rasterizer.render(room, together, Grading.sample(np.random.default_rng(0), 8), 16, unlit=True)
+    for row, column in ((0, 0), (3, 2), (7, 4)):
+        alone = together[row : row + 1, column : column + 1]
+        single = rasterizer.render(room, alone, grading(), 16, unlit=True)
+        same = np.isclose(photos.depths[row, column], single.depths[0, 0], rtol=1e-3)
+        # a tile's place moves edges by some 1e-5 samples: now and then one sample of a pixel tips over
+        assert same.mean() > 0.98
+        difference = np.abs(photos.images[row, column].astype(int) - single.images[0, 0])
+        assert (difference <= 1).mean() > 0.98
+        assert single.images.std() > 20
+
+
+def test_rendering_twice_gives_the_same_bytes(pack, rasterizer):
+    lamp = Light((0.0, 2.4, 0.0), (0.0, -1.0, 0.0), (4.0, 4.0, 4.0), 0.2, 1.0)
+    room, views = box_room(pack, lights=(lamp,)), views_at((0, 1.3, 0), [turned(0, -0.1), turned(2, -0.9)])
+    rasterizer.upload(room)
+    first, second = (rasterizer.render(room, views, grading(), PIXELS) for _ in range(2))
+    np.testing.assert_array_equal(first.images, second.images)
+    np.testing.assert_array_equal(first.depths, second.depths)
 
 
 def test_too_many_instances_are_refused(pack, rasterizer):

@@ -35,6 +35,23 @@ def clip_matrices(views: Views, samples: int) -> np.ndarray:
     return (projection @ pose).astype(np.float32)
 
 
+def camera_rays(views: Views, samples: int) -> np.ndarray:
+    """(..., 4, 4) float32 rows that turn samples of `clip_matrices`' images back into points of the world.
+
+    They are: the camera's centre and its focal length; the ray through the first sample, 1 m long along the
+    optical axis; what each sample to the right, and each one down, adds to it.
+    """
+    f = views.focal_length.astype(np.float64)
+    first = -(2 / samples - 1 + views.principal) / f[..., None]
+    rays = np.zeros((*f.shape, 4, 4))
+    rays[..., 0, :3], rays[..., 0, 3] = views.centres, f
+    local = np.zeros((*f.shape, 3, 3))
+    local[..., 0, :2], local[..., 0, 2] = first, 1.0
+    local[..., 1, 0] = local[..., 2, 1] = -2 / samples / f
+    rays[..., 1:, :3] = local @ views.rotation.swapaxes(-1, -2)
+    return rays.astype(np.float32)
+
+
 def light_colour(room: Room) -> np.ndarray:
     """(3,) colour of the room's light, 1 on average."""
     total = np.sum([light.intensity for light in room.lights], axis=0) + 0.01 + 3 * room.ambient.mean(0)

@@ -21,11 +21,11 @@ import numpy as np
 
 from .assets import AssetPack
 from .layout import furnish
-from .raster import Grading, Photos, Rasterizer
+from .raster import Grading, Photos, Rasterizer, Stage, untimed
 from .room import Room, Views
 from .viewpoints import sample_groups
 
-_SLABS = 3
+SLABS = 3
 _ATTEMPTS = 20
 _SINGLE_THREADED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
 
@@ -80,10 +80,12 @@ class StreamConfig:
 class RoomPhotographer:
     """Makes rooms and photographs them, in this process. Use it as a context manager."""
 
-    def __init__(self, config: StreamConfig) -> None:
+    def __init__(self, config: StreamConfig, stage: Stage = untimed) -> None:
+        """`stage` surrounds "layout" and "viewpoints", and the rasterizer's own stages."""
         self.config = config
+        self.stage = stage
         self.pack = AssetPack.load(config.pack_path)
-        self.rasterizer = Rasterizer(self.pack)
+        self.rasterizer = Rasterizer(self.pack, stage)
 
     def __enter__(self) -> RoomPhotographer:
         return self
@@ -98,9 +100,11 @@ class RoomPhotographer:
         config = self.config
         for attempt in range(_ATTEMPTS):
             rng = np.random.default_rng([config.seed, number, attempt])
-            room = furnish(rng, self.pack, config.split)
-            self.rasterizer.upload(room)
-            views = sample_groups(rng, room, self.rasterizer, config.groups_per_room, config.views)
+            with self.stage("layout"):
+                room = furnish(rng, self.pack, config.split)
+            with self.stage("viewpoints"):
+                self.rasterizer.upload(room)
+                views = sample_groups(rng, room, self.rasterizer, config.groups_per_room, config.views)
             if views is not None:
                 return room, views, rng
         raise RuntimeError(f"no views found in {_ATTEMPTS} rooms (seed {config.seed}, room {number})")
@@ -189,7 +193,7 @@ class _Worker:
 
     def __init__(self, config: StreamConfig, first: int, step: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self._slabs = [context.RawArray("B", _slab_bytes(config)) for _ in range(_SLABS)]
+        self._slabs = [context.RawArray("B", _slab_bytes(config)) for _ in range(SLABS)]
         self._arrays = [_arrays(slab, config) for slab in self._slabs]
         self.connection, child = context.Pipe()
         self._process = context.Process(

@@ -37,6 +37,7 @@ COMMANDS = {
     "data assets": Command("build the pack of furniture for rooms", "scenediff.cli.data", "DataAssets"),
     "eval rooms": Command("measure a model on rendered rooms", "scenediff.cli.evaluate", "EvalRooms"),
     "eval capture": Command("measure a model on posed photos", "scenediff.cli.evaluate", "EvalCapture"),
+    "bench rasterizer": Command("measure how fast rooms render", "scenediff.cli.bench", "BenchRasterizer"),
 }
 
 
@@ -88,7 +89,7 @@ def _overview(arguments: list[str]) -> None:
         raise UserError(f"no command {group} {rest[0]!r}: choose one of {', '.join(members)}")
     if group and not rest:
         raise UserError(f"{group} needs to know what: choose one of {', '.join(members)}")
-    lines = [f"  {name:<14}{command.summary}" for name, command in members.items()]
+    lines = [f"  {name:<18}{command.summary}" for name, command in members.items()]
     usage = f"usage: scenediff {group + ' ' if group else ''}COMMAND [OPTIONS]"
     hint = "scenediff COMMAND --help tells a command's options, scenediff --version the version."
     sys.stdout.write("\n".join([usage, "", "Samples 3D scenes from one photo.", "", *lines, "", hint, ""]))

@@ -1,0 +1,3 @@
+#version 430
+// Nothing but depth.
+void main() {}
