@@ -9,6 +9,8 @@ have the same values and gradients with respect to the map.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -108,7 +110,7 @@ if triton is not None:
 
     @triton.jit
     def _scatter_kernel(
-        grad_out_ptr, grid_ptr, grad_map_ptr, points, height, width, channels,
+        grad_out_ptr, grid_ptr, grad_map_ptr, points, row, height, width, channels,
         BLOCK: tl.constexpr, WIDTH: tl.constexpr,
     ):
         batch = tl.program_id(1).to(tl.int64)
@@ -117,8 +119,9 @@ if triton is not None:
         left, right, top, bottom, fx, fy = _corners(grid_ptr + batch * points * 2, point, mask, height, width)
         channel = tl.arange(0, WIDTH)
         keep = mask[:, None] & (channel < channels)[None, :]
-        out = grad_out_ptr + batch * points * channels + point[:, None] * channels + channel[None, :]
+        out = grad_out_ptr + (batch * points + point)[:, None] * row + channel[None, :]
         grad = tl.load(out, mask=keep, other=0.0).to(tl.float32)
+        keep = keep & (grad != 0.0)  # many points lie outside of the view
         base = grad_map_ptr + batch * height * width * channels + channel[None, :]
         gx, gy = fx[:, None], fy[:, None]
         tl.atomic_add(base + ((top * width + left) * channels)[:, None], grad * (1 - gx) * (1 - gy),
@@ -148,14 +151,30 @@ class _GatherBilinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_out: Tensor) -> tuple[Tensor, None]:
         (grid,) = ctx.saved_tensors
-        batch, channels, height, width = ctx.map_shape
-        points = grid.shape[1]
-        grad = torch.zeros(batch, height, width, channels, dtype=torch.float32, device=grid.device)
+        return scatter_map(grad_out.contiguous(), grid, ctx.map_shape).to(ctx.map_dtype), None
+
+
+def scatter_map(values: Tensor, grid: Tensor, shape: Sequence[int]) -> Tensor:
+    """The transpose of `sample_map`, on a CUDA device: values added to the four pixels around each point.
+
+    Args:
+        values: (batch, points, channels), a point's channels side by side in memory.
+        grid: (batch, points, 2) float32 positions as for `sample_map`.
+        shape: (batch, channels, height, width) of the map.
+
+    Returns:
+        float32 of that shape, its channels last in memory.
+    """
+    batch, channels, height, width = shape
+    points = grid.shape[1]
+    result = torch.zeros(batch, height, width, channels, dtype=torch.float32, device=grid.device)
+    if batch * points:
         launch, block, lanes = _launch(batch, points, channels)
         _scatter_kernel[launch](
-            grad_out.contiguous(), grid, grad, points, height, width, channels, BLOCK=block, WIDTH=lanes
+            values, grid, result, points, values.stride(1), height, width, channels,
+            BLOCK=block, WIDTH=lanes,
         )
-        return grad.permute(0, 3, 1, 2).to(ctx.map_dtype), None
+    return result.permute(0, 3, 1, 2)
 
 
 def _launch(batch: int, points: int, channels: int) -> tuple[tuple[int, int], int, int]:

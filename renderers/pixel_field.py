@@ -21,6 +21,8 @@ from torch.nn import functional
 
 from scenediff.renderers.bilinear import sample_map
 from scenediff.renderers.cameras import CameraView
+from scenediff.renderers.fused_field import decode_points, fits, pack_camera
+from scenediff.renderers.fused_rays import composite_rays, place_on_rays
 from scenediff.renderers.rays import invert_cdf, log_spaced_edges, ray_bundle, stratified_quantiles
 
 
@@ -152,11 +154,15 @@ class PixelField(nn.Module):
         self.output = PointLinear(width, 5 + config.feature_channels)
         nn.init.zeros_(self.output.weight[:1])
         nn.init.constant_(self.output.bias[:1], -4.0)  # nearly empty space to begin with
-        self.encode_geometry = encode_geometry  # an attribute: training can put a compiled twin in its place
+
+    def weights(self) -> list[Tensor]:
+        """Weight and bias of each layer, in the order of their use."""
+        layers = [self.geometry, *self.view_layers, self.view_gates, self.hidden, self.output]
+        return [part for layer in layers for part in (layer.weight, layer.bias)]
 
     def describe(self, seen: SeenPoints) -> tuple[Tensor, Tensor]:
         """What a view says: state (batch, points, width), gates (batch, points, 2), 0 where it is blind."""
-        geometry = self.encode_geometry(
+        geometry = encode_geometry(
             seen.grid, seen.depth, seen.log_depth, seen.valid, seen.features.dtype
         )
         state = seen.features + self.geometry(geometry)
@@ -243,7 +249,6 @@ class PixelFieldRenderer(nn.Module):
         self.config = config or FieldConfig()
         self.field = PixelField(self.config)
         self.chunk_rays: int | None = None  # rays computed at a time when no gradient is wanted
-        self.composite = composite  # an attribute, so that training can put a compiled twin in its place
 
     def render(self, signal: FieldSignal, view: CameraView) -> Tensor:
         """(batch, 3, height, width) in [-1, 1]; (batch, 3, rays, 1) for a view of chosen pixels."""
@@ -278,12 +283,28 @@ class PixelFieldRenderer(nn.Module):
             points = bundle.origins[..., None, :] + reached
         logits, values = self.decode(signal, points.flatten(1, 2))
         shape = log_depth.shape
-        return self.composite(logits.view(shape), log_depth, values.view(*shape, -1))
+        logits, values = logits.view(shape), values.view(*shape, -1)
+        if self.fused(signal):
+            return composite_rays(logits, log_depth, values, DENSITY_SCALE)
+        return composite(logits, log_depth, values)
+
+    def fused(self, signal: FieldSignal) -> bool:
+        """Whether the kernels of `fused_field` and `fused_rays` draw the signal: half precision on a GPU."""
+        maps = [view.features for view in signal.views]
+        return fits(maps, self.config.channels, 5 + self.config.feature_channels)
 
     @torch.no_grad()
     def place_samples(self, signal: FieldSignal, bundle: RayBundle) -> Tensor:
         """(batch, rays, samples) log depths: some spread evenly, most near the depths that views predict."""
         config = self.config
+        shape = (*bundle.origins.shape[:2], config.samples)
+        quantiles = stratified_quantiles(shape, bundle.origins, jitter=self.training)
+        if self.fused(signal):
+            return place_on_rays(
+                bundle.origins, bundle.directions, [_packed(view) for view in signal.views],
+                [view.log_depth for view in signal.views], quantiles, bins=config.proposal_bins,
+                near=config.near, far=config.far, uniform_share=config.uniform_share,
+            )
         edges = log_spaced_edges(config.near, config.far, config.proposal_bins, bundle.origins)
         centres = (edges[1:] + edges[:-1]) / 2
         width = edges[1] - edges[0]
@@ -297,12 +318,17 @@ class PixelFieldRenderer(nn.Module):
         share = config.uniform_share
         total = likely.sum(-1, keepdim=True)
         weights = share / config.proposal_bins + (1 - share) * likely / (total + 1e-3)
-        shape = (*points.shape[:2], config.samples)
-        return invert_cdf(edges, weights, stratified_quantiles(shape, weights, jitter=self.training))
+        return invert_cdf(edges, weights, quantiles)
 
     def decode(self, signal: FieldSignal, points: Tensor) -> tuple[Tensor, Tensor]:
         """Density logits (batch, points) and values (batch, points, 3 + features) at world points."""
-        return self.field([_look_up(view, points) for view in signal.views])
+        if not self.fused(signal):
+            return self.field([_look_up(view, points) for view in signal.views])
+        views = signal.views
+        return decode_points(
+            points, [view.features for view in views], [view.log_depth.float() for view in views],
+            [view.image.float() for view in views], [_packed(view) for view in views], self.field.weights(),
+        )
 
     def _assemble(self, parts: list[tuple[Tensor, Tensor, Tensor]], size: tuple[int, int]) -> Rendering:
         values, depth, opacity = (torch.cat(group, dim=1) for group in zip(*parts, strict=True))
@@ -362,6 +388,13 @@ def map_signal(signal: FieldSignal, function: Callable[[Tensor], Tensor]) -> Fie
         )
 
     return FieldSignal(tuple(mapped(view) for view in signal.views))
+
+
+def _packed(view: FieldView) -> Tensor:
+    cameras = view.cameras
+    return pack_camera(
+        cameras.R, cameras.T, cameras.focal_length, cameras.principal_point, view.present, view.photo_size
+    )
 
 
 def _look_up(view: FieldView, points: Tensor) -> SeenPoints:

@@ -13,7 +13,7 @@ WARM_UP = 2  # runs before recording: compilers, caches and lazily made handles 
 
 
 class RecordedGradients:
-    """A function that leaves gradients in parameters, recorded as a CUDA graph for each shape of its arguments.
+    """A function that leaves gradients in parameters, recorded as a graph for each shape of its arguments.
 
     The function must not wait for the device, and what it does may depend on its arguments' shapes only, not
     on their values. Numbers drawn from the device's default generator are new at every replay.
@@ -27,7 +27,7 @@ class RecordedGradients:
     def __init__(self, function: Callable[..., dict[str, Tensor]], parameters: Sequence[nn.Parameter]):
         self.function, self.parameters = function, list(parameters)
         self._recordings: dict[tuple, _Recording] = {}
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None
 
     def __call__(self, *arguments: Any) -> dict[str, Tensor]:
         """The function's result; it and the gradients are overwritten by the next call."""

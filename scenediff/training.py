@@ -39,7 +39,6 @@ class TrainConfig:
         ema_decay: of the averaged weights, which are the ones to keep.
         context_dropout: share of elements that train without context.
         mixed_precision: "bf16" or "no".
-        compile: compile the network and the field; pays from a few minutes of training.
         cuda_graphs: record the step once and replay it, where a single process trains on a CUDA device.
         log_every: steps between log lines.
         save_every_minutes: between checkpoints.
@@ -56,7 +55,6 @@ class TrainConfig:
     ema_decay: float = 0.999
     context_dropout: float = 0.1
     mixed_precision: str = "bf16"
-    compile: bool = False
     cuda_graphs: bool = True
     log_every: int = 50
     save_every_minutes: float = 5.0
@@ -248,7 +246,8 @@ def _gradient_step(
         for parameter in trainable:  # one bad batch makes the norm, so every gradient, NaN: it must not count
             if parameter.grad is not None:
                 parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
-        return {name: value.detach() for name, value in {**terms, "loss": loss, "gradient_norm": norm}.items()}
+        terms = {**terms, "loss": loss, "gradient_norm": norm}
+        return {name: value.detach() for name, value in terms.items()}
 
     if config.cuda_graphs and accelerator.device.type == "cuda" and accelerator.num_processes == 1:
         return RecordedGradients(gradients, trainable)

@@ -15,7 +15,6 @@ from scenediff.losses import TrainingBatch
 from scenediff.networks.backbone import FrozenBackbone
 from scenediff.networks.pixel_denoiser import TYPICAL_DEPTH, DenoiserConfig, PixelDenoiser, map_size, resize
 from scenediff.networks.regularizers import DepthSupervision, DirectImage
-from scenediff.networks.unet import UNet, timestep_embedding
 from scenediff.renderers.cameras import CameraView, look_ahead
 from scenediff.renderers.pixel_field import FieldConfig, FieldSignal, FieldView, PixelFieldRenderer
 
@@ -43,61 +42,6 @@ def photos(batch: int, size: tuple[int, int]) -> Observation:
 
 def target(batch: int, size: tuple[int, int] = (16, 24)) -> CameraView:
     return CameraView(look_ahead(batch, 50.0), size)
-
-
-# --- U-Net ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [(16, 16), (8, 24), (24, 8)])
-@pytest.mark.parametrize("blocks", [1, 2])
-def test_the_unet_keeps_the_shape(size: tuple[int, int], blocks: int) -> None:
-    unet = shaken(UNet((16, 32, 32, 32), blocks, attention_levels=2, embedding=8))
-    x, embedding = torch.randn(2, 16, *size), torch.randn(2, 8)
-    out = unet(x, embedding)
-    assert out.shape == x.shape
-    assert out.std() > 0
-    assert torch.allclose(unet(x[1:], embedding[1:]), out[1:], atol=1e-4, rtol=1e-3)  # elements don't mix
-
-
-def test_everything_given_to_the_unet_matters() -> None:
-    unet = shaken(UNet((16, 32, 32), 1, attention_levels=1, embedding=8))
-    x, embedding = torch.randn(1, 16, 8, 12), torch.randn(1, 8)
-    injected = [None, torch.randn(1, 32, 4, 6), torch.randn(1, 32, 2, 3)]
-    out = unet(x, embedding, injected)
-    others = [
-        unet(x + 1, embedding, injected),
-        unet(x, embedding + 1, injected),
-        unet(x, embedding),
-        unet(x, embedding, [None, injected[1], None]),
-        unet(x, embedding, [None, None, injected[2]]),
-    ]
-    assert all((out - other).abs().max() > 1e-4 for other in others)
-    zeros = [None, torch.zeros(1, 32, 4, 6), None]
-    assert torch.equal(unet(x, embedding, zeros), unet(x, embedding))
-
-
-def test_attention_reaches_across_the_map() -> None:
-    """One block sees a few pixels; with attention a far corner still matters, without it doesn't."""
-    x, embedding = torch.randn(1, 32, 32, 32), torch.randn(1, 8)
-    changed = x.clone()
-    changed[..., 0, 0] += 5
-    for levels, reaches in ((1, True), (0, False)):
-        unet = shaken(UNet((32,), 1, levels, embedding=8))
-        unet.middle.attentions[0] = torch.nn.Identity()
-        for name, module in unet.named_modules():  # group normalisation sees the whole map too
-            if isinstance(module, torch.nn.GroupNorm):
-                parent = unet.get_submodule(name.rpartition(".")[0])
-                setattr(parent, name.rpartition(".")[2], torch.nn.Identity())
-        difference = (unet(changed, embedding) - unet(x, embedding))[..., -1, -1].abs().max()
-        assert (difference > 0) == reaches
-
-
-def test_timestep_embeddings_are_sines_of_falling_frequency() -> None:
-    embedding = timestep_embedding(torch.tensor([0, 7]), 8)
-    assert torch.equal(embedding[0], torch.tensor([0.0, 0, 0, 0, 1, 1, 1, 1]))
-    rates = [1.0, 0.1, 0.01, 0.001]
-    expected = [math.sin(7 * rate) for rate in rates] + [math.cos(7 * rate) for rate in rates]
-    assert torch.allclose(embedding[1], torch.tensor(expected), atol=1e-6)
 
 
 # --- backbone ------------------------------------------------------------------------------------

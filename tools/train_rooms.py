@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -89,15 +89,12 @@ def train_rooms(run: RoomsRun, device: torch.device | str) -> dict[str, float]:
     ).train()
     seen = render_groups(4_242, run.grid_rooms, run.view_size, "heldout")
     pool = GroupPool(run.pool_groups, device, depth_size=run.draw.size)
-    if run.train.compile:
-        pipeline.denoiser.compile_parts()
     with filling(pool, run) as renderer:
 
         def next_batch(generator: torch.Generator) -> TrainingBatch:
             renderer.check()
             return pool.draw(run.train.batch_size, run.draw, generator)
 
-        _rehearse(step, seen, run)
         renderer.wait(run.pool_warmup, run.render_seconds or math.inf)
         if run.render_seconds:
             renderer.stop()
@@ -192,27 +189,9 @@ def _starting_point(run: RoomsRun) -> ScenePipeline:
     return ScenePipeline(denoiser, scheduler, SamplingDefaults(size=run.draw.size))
 
 
-def _rehearse(step: TrainingStep, seen: RoomBatch, run: RoomsRun) -> None:
-    """Compiles and loads everything while rooms are rendered: one step of each kind, without learning."""
-    started = time.perf_counter()
-    device = next(step.parameters()).device
-    pool = GroupPool(len(seen.images), device, depth_size=run.draw.size)
-    pool.add(seen)
-    generator = torch.Generator(device).manual_seed(0)
-    for two_contexts in (0.0, 1.0):
-        batch = pool.draw(run.train.batch_size, replace(run.draw, two_contexts=two_contexts), generator)
-        levels = torch.zeros(run.train.batch_size, dtype=torch.long, device=device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=run.train.mixed_precision == "bf16"):
-            terms = step(batch, levels, torch.randn_like(batch.target.image), levels > 0)
-        sum(terms.values()).backward()
-        logger.warning("rehearsed after %.0f s", time.perf_counter() - started)
-    step.zero_grad(set_to_none=True)
-
-
 def _keep(pipeline: ScenePipeline, step: TrainingStep, seen: RoomBatch, run: RoomsRun, steps: int) -> None:
     step.eval()
     pipeline.save(run.output / CHECKPOINT_FOLDER)
-    with torch.compiler.set_stance("force_eager"):  # sampling would be compiled anew, for a few frames
-        sample_grid(pipeline, seen).save(run.output / f"grid_{steps:07d}.png")
+    sample_grid(pipeline, seen).save(run.output / f"grid_{steps:07d}.png")
     step.train()
     logger.warning("saved at step %d: %s", steps, asdict(run.train))

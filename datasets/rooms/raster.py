@@ -131,7 +131,8 @@ class Rasterizer:
             size: pixels of an image's side.
             unlit: colours of the surfaces alone, linear light encoded as sRGB (for tests and masks).
         """
-        target = self._render_target(*views.focal_length.shape, size)
+        groups, tiles = views.focal_length.shape
+        target = self._render_target(groups, tiles, size)
         if not unlit:
             with self.stage("shadows"):
                 self._set_lights(room)

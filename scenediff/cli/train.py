@@ -32,8 +32,6 @@ class TrainRooms:
     """Peak of the schedule."""
     mixed_precision: Literal["bf16", "no"] = "bf16"
     """Number format of the network's inner work."""
-    compile: bool = False
-    """Compile the network; pays from a few minutes of training."""
     workers: int = 2
     """Processes that render rooms."""
     pool: int = 4096
@@ -97,6 +95,6 @@ class TrainRooms:
             data_seed=self.seed + 1_000_003 * process_index,  # every process sees rooms of its own
             train=TrainConfig(
                 minutes=self.minutes, max_steps=self.max_steps, batch_size=self.batch_size, seed=self.seed,
-                learning_rate=self.learning_rate, mixed_precision=self.mixed_precision, compile=self.compile,
+                learning_rate=self.learning_rate, mixed_precision=self.mixed_precision,
             ),
         )  # fmt: skip

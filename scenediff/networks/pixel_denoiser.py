@@ -94,12 +94,6 @@ class PixelDenoiser(nn.Module):
         view = FieldView(target_view.cameras, features, log_depth, image, present)
         return FieldSignal((*context.signal.views, view))
 
-    def compile_parts(self) -> None:
-        """Compiles, in place, the renderer's chains of small operations; the U-Net has none."""
-        field = self.renderer.field
-        field.encode_geometry = torch.compile(field.encode_geometry, dynamic=True)
-        self.renderer.composite = torch.compile(self.renderer.composite, dynamic=True)
-
     def _context_view(self, observation: Observation, drop: Tensor | None, short_side: int) -> FieldView:
         image, cameras = observation.image, observation.view.cameras
         present = torch.ones_like(image[:, 0, 0, 0])
@@ -124,7 +118,7 @@ class PixelDenoiser(nn.Module):
     def _read(self, stem: Tensor, timesteps: Tensor, role: int, injected: list | None = None) -> Tensor:
         embedding = timestep_embedding(timesteps, self.config.embedding) + self.roles.weight[role]
         embedding = functional.silu(self.embedding(embedding))
-        return self.head(functional.silu(self.norm(self.unet(stem, embedding, injected))))
+        return self.head(self.norm(self.unet(stem, embedding, injected), activation=True))
 
     def _split(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features, depth, image = maps.split([maps.shape[1] - 4, 1, 3], dim=1)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scenediff.networks.fused_norm import group_norm_act
+
 
 def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
     """(batch, channels) sines and cosines of (batch,) timesteps (Vaswani et al. 2017, arXiv:1706.03762)."""
@@ -19,14 +21,14 @@ def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation that keeps half precision under autocast; its statistics are in float32 anyway."""
+    """Group normalisation, modulation and activation in one (see `group_norm_act`); half precision stays."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dtype not in (torch.bfloat16, torch.float16):
-            return super().forward(x)
-        with torch.autocast(x.device.type, enabled=False):
-            weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-            return functional.group_norm(x, self.num_groups, weight, bias, self.eps)
+    def forward(
+        self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, *, activation: bool = False
+    ) -> Tensor:
+        return group_norm_act(
+            x, self.num_groups, self.weight, self.bias, self.eps, scale, shift, activation=activation
+        )
 
 
 def zero_conv(inputs: int, outputs: int, kernel_size: int) -> nn.Conv2d:
@@ -50,10 +52,9 @@ class ResBlock(nn.Module):
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.modulation(embedding)[..., None, None].chunk(2, dim=1)
-        h = self.conv1(functional.silu(self.norm1(x)))
-        h = self.norm2(h) * (1 + scale) + shift
-        return self.skip(x) + self.conv2(functional.silu(h))
+        scale, shift = self.modulation(embedding).chunk(2, dim=1)
+        h = self.conv1(self.norm1(x, activation=True))
+        return self.skip(x) + self.conv2(self.norm2(h, scale, shift, activation=True))
 
 
 class SelfAttention(nn.Module):
@@ -67,13 +68,13 @@ class SelfAttention(nn.Module):
         self.output = zero_conv(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        q, k, v = (
-            part.unflatten(1, (self.heads, -1)).flatten(3).transpose(2, 3)
-            for part in self.qkv(self.norm(x)).chunk(3, dim=1)
-        )  # each (batch, heads, positions, channels)
-        attended = functional.scaled_dot_product_attention(q, k, v)
-        return x + self.output(attended.transpose(2, 3).flatten(1, 2).unflatten(-1, (height, width)))
+        batch, channels, height, width = x.shape
+        qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1)  # what follows are views of maps with channels last
+        qkv = qkv.reshape(batch, height * width, 3, self.heads, -1)
+        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # each (batch, heads, positions, channels)
+        attended = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        attended = attended.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+        return x + self.output(attended)
 
 
 class Stage(nn.Module):
@@ -133,10 +134,19 @@ class UNet(nn.Module):
             for i in range(levels)
         )
 
+    def _apply(self, *arguments, **options) -> UNet:
+        super()._apply(*arguments, **options)
+        for parameter in self.parameters():
+            if parameter.is_cuda and parameter.dim() == 4:  # like the maps, or each use would convert it
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        return self
+
     def forward(
         self, x: Tensor, embedding: Tensor, injected: Sequence[Tensor | None] | None = None
     ) -> Tensor:
         """`injected[i]`, where given, is added to the state at the start of level i (fine to coarse)."""
+        if x.is_cuda:
+            x = x.contiguous(memory_format=torch.channels_last)  # all that follows keeps it so
         skips: list[list[Tensor]] = []
         for level, stage in enumerate(self.down):
             if level:
