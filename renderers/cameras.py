@@ -41,6 +41,40 @@ class CameraView:
         return self.cameras.R.shape[0]
 
 
+@dataclass(frozen=True)
+class PinholeView:
+    """A batch of views in the convention of the full-size model.
+
+    Camera axes are OpenCV's (+X right, +Y down, +Z ahead); image coordinates run from 0 at the centre of the
+    first pixel to 1 at the centre of the last one, along either side.
+
+    Attributes:
+        cam_to_world: (batch, 4, 4) for column vectors.
+        intrinsics: (batch, 3, 3): (u, v, 1) is proportional to `intrinsics` times a point of the camera.
+        size: (height, width) of the images, pixels.
+        pose: (batch, 4, 4) absolute camera-to-world matrices, for networks that are conditioned on them.
+        pixels: as in `CameraView`.
+    """
+
+    cam_to_world: Tensor
+    intrinsics: Tensor
+    size: tuple[int, int]
+    pose: Tensor | None = None
+    pixels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.cam_to_world)
+
+    def repeated(self, count: int) -> PinholeView:
+        """All views, then all of them again, `count` times."""
+        parts = (self.cam_to_world, self.intrinsics, self.pose, self.pixels)
+        matrices, intrinsics, pose, pixels = (
+            None if part is None else part.repeat(count, *[1] * (part.ndim - 1)) for part in parts
+        )
+        assert matrices is not None and intrinsics is not None
+        return PinholeView(matrices, intrinsics, self.size, pose, pixels)
+
+
 def perspective_cameras(
     rotation: Tensor, translation: Tensor, focal_length: Tensor, principal_point: Tensor | None = None
 ) -> PerspectiveCameras:
@@ -126,6 +160,34 @@ def ndc_to_pixels_intrinsics(cameras: PerspectiveCameras, size: tuple[int, int])
     half = min(height, width) / 2
     centre = cameras.principal_point.new_tensor([width / 2, height / 2])
     return cameras.focal_length * half, centre - cameras.principal_point * half
+
+
+def to_pinhole(view: CameraView, pose: Tensor | None = None) -> PinholeView:
+    """The same views, pixel for pixel, in a world whose axes are OpenCV's too."""
+    flip = torch.diag(view.cameras.R.new_tensor([-1.0, -1.0, 1.0, 1.0]))
+    matrices = flip @ cam_to_world(view.cameras) @ flip
+    focal, principal = ndc_to_pixels_intrinsics(view.cameras, view.size)
+    height, width = view.size
+    last = focal.new_tensor([width - 1, height - 1])
+    intrinsics = torch.zeros_like(matrices[:, :3, :3])
+    intrinsics[:, [0, 1], [0, 1]] = focal / last
+    intrinsics[:, :2, 2] = (principal - 0.5) / last
+    intrinsics[:, 2, 2] = 1
+    return PinholeView(matrices, intrinsics, view.size, pose, view.pixels)
+
+
+def from_pinhole(view: PinholeView) -> CameraView:
+    """Inverse of `to_pinhole`; a skew of the intrinsics is lost."""
+    flip = torch.diag(view.cam_to_world.new_tensor([-1.0, -1.0, 1.0]))
+    rotation = flip @ view.cam_to_world[:, :3, :3] @ flip
+    position = view.cam_to_world[:, :3, 3] @ flip
+    height, width = view.size
+    last = view.intrinsics.new_tensor([width - 1, height - 1])
+    focal, principal = pixels_to_ndc_intrinsics(
+        view.intrinsics[:, [0, 1], [0, 1]] * last, view.intrinsics[:, :2, 2] * last + 0.5, view.size
+    )
+    translation = -(position[:, None] @ rotation)[:, 0]
+    return CameraView(perspective_cameras(rotation, translation, focal, principal), view.size, view.pixels)
 
 
 def resized(

@@ -28,6 +28,7 @@ except ImportError:  # no wheels for some platforms: `fits` is False there, and 
 MAX_VIEWS = 3
 POINTS = 64  # of a block: the least that fills a matrix unit, the most whose states fit into registers
 WARPS = 4
+BACKWARD_WARPS = 8  # of the view's backward kernel: with 4, Triton 3.6 reads beyond its shared memory
 
 HALF_TURNS = tuple(2.0 ** (octave - 2) for octave in range(5))  # of the waves, for each unit of log depth
 STEPS = (1.5, 6.0, 24.0, 60.0)
@@ -134,7 +135,7 @@ class _ReadView(torch.autograd.Function):
             _read_view_backward[triton.cdiv(count, POINTS), batch](
                 points, camera, flat, _geometry_table(points.device), *maps[:2], grad_state,
                 grad_row, inputs, outputs, gates, grid, depth, count, *maps[0].shape[1:3],
-                **_constants(state), num_warps=WARPS, num_stages=1,
+                **_constants(state), num_warps=BACKWARD_WARPS, num_stages=1,
             )
         shapes = [(one.shape[0], one.shape[3], *one.shape[1:3]) for one in maps]
         grad_features = scatter_map(outputs[..., 2 * channels :], grid, shapes[0]).to(state.dtype)

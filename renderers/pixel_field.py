@@ -364,13 +364,17 @@ def prefilter(signal: FieldSignal, short_side: int) -> FieldSignal:
 
 
 def rows_first(signal: FieldSignal) -> FieldSignal:
-    """The signal with its feature maps' channels last in memory, as look-ups want them; done once a frame."""
-    return FieldSignal(
-        tuple(
-            replace(view, features=view.features.contiguous(memory_format=torch.channels_last))
-            for view in signal.views
-        )
-    )
+    """The signal with its feature maps as look-ups want them: channels last in memory; done once a frame.
+
+    Where a GPU draws without gradients they are rounded to bfloat16, which the fused kernels read.
+    """
+
+    def prepared(features: Tensor) -> Tensor:
+        half = features.is_cuda and not torch.is_grad_enabled()
+        features = features.to(torch.bfloat16) if half else features
+        return features.contiguous(memory_format=torch.channels_last)
+
+    return FieldSignal(tuple(replace(view, features=prepared(view.features)) for view in signal.views))
 
 
 def map_signal(signal: FieldSignal, function: Callable[[Tensor], Tensor]) -> FieldSignal:

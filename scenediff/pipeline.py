@@ -191,8 +191,9 @@ class ScenePipeline:
     def deterministic(self, context_image: Tensor, context_cameras: PerspectiveCameras) -> SceneBatch:
         """The deterministic branch's fields: one average guess for each photo."""
         view = CameraView(context_cameras, (self.defaults.size,) * 2)
-        encoded = self.denoiser.encode([_photo_observation(context_image, context_cameras)], view)
-        return SceneBatch(encoded.signal, self.renderer)
+        with self._precision():
+            encoded = self.denoiser.encode([_photo_observation(context_image, context_cameras)], view)
+        return SceneBatch(map_signal(encoded.signal, Tensor.float), self.renderer)
 
     def _sample(
         self,
@@ -214,13 +215,19 @@ class ScenePipeline:
             if progress is not None:
                 progress(done, steps * len(targets))
 
-        drawn = sample_in_turn(
-            self.denoiser, self.renderer, make_scheduler(self.defaults.scheduler, self.scheduler),
-            [_photo_observation(image, cameras)], [CameraView(target, size) for target in targets],
-            [draw_noise((3, *size), sources, image.device) for _ in targets],
-            steps=steps, guidance_scale=guidance_scale, step_generators=sources, callback=advance,
-        )
-        return SceneBatch(drawn.signal, self.renderer, drawn.observations)
+        with self._precision():
+            drawn = sample_in_turn(
+                self.denoiser, self.renderer, make_scheduler(self.defaults.scheduler, self.scheduler),
+                [_photo_observation(image, cameras)], [CameraView(target, size) for target in targets],
+                [draw_noise((3, *size), sources, image.device) for _ in targets],
+                steps=steps, guidance_scale=guidance_scale, step_generators=sources, callback=advance,
+            )
+        return SceneBatch(map_signal(drawn.signal, Tensor.float), self.renderer, drawn.observations)
+
+    def _precision(self) -> torch.autocast:
+        """Half precision for matrix products on a GPU, as in training; full precision on a CPU."""
+        device = self.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
 
     @torch.no_grad()
     def _target_cameras(self, image: Tensor, cameras: PerspectiveCameras) -> list[PerspectiveCameras]:

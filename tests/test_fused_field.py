@@ -20,6 +20,7 @@ from scenediff.renderers.pixel_field import (
     FieldSignal,
     FieldView,
     PixelFieldRenderer,
+    _look_up,
     composite,
     map_signal,
 )
@@ -77,12 +78,20 @@ def gradients(results: tuple[Tensor, ...], leaves: list[Tensor]) -> tuple[Tensor
 def worst(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> float:
     """Largest norm of a difference, over the norm of the first."""
     return max(
-        float((a.float() - b.float()).norm() / (a.float().norm() + 1e-9))
+        float((a.detach().float() - b.detach().float()).norm() / (a.detach().float().norm() + 1e-9))
         for a, b in zip(first, second, strict=True)
     )
 
 
-def check_decoding(device: str, dtype: torch.dtype, tolerance: float, channels: int, count: int) -> None:
+def check_decoding(
+    device: str, dtype: torch.dtype, tolerance: float, channels: int, count: int, beside_plain: bool = False
+) -> None:
+    """Values and gradients of the fused kernels against plain PyTorch in float64.
+
+    Args:
+        tolerance: largest relative error of a tensor's norm.
+        beside_plain: let it be twice the error of plain PyTorch in the same precision, if that is more.
+    """
     for views in (1, 2, 3):
         renderer, signal, points = some_field(views, channels, count)
         reference, exact = renderer.double(), map_signal(signal, lambda part: part.double())
@@ -105,8 +114,16 @@ def check_decoding(device: str, dtype: torch.dtype, tolerance: float, channels: 
         leaves = [part for view in signal.views for part in (view.features, view.log_depth, view.image)]
         got = fused_decode(renderer, signal, points)
         got_gradients = gradients(got, leaves + list(renderer.parameters()))
-        assert worst(tuple(part.to(device) for part in expected), got) < tolerance
-        assert worst(tuple(part.to(device) for part in expected_gradients), got_gradients) < 3 * tolerance
+        truth = [part.to(device) for part in (*expected, *expected_gradients)]
+        allowed = [tolerance] * len(truth)
+        if beside_plain:
+            with torch.autocast(device, dtype):
+                plain = renderer.field([_look_up(view, points) for view in signal.views])
+            plain = (*plain, *gradients(plain, leaves + list(renderer.parameters())))
+            errors = [worst((one,), (other,)) for one, other in zip(truth, plain, strict=True)]
+            allowed = [max(tolerance, 2 * error) for error in errors]
+        errors = [worst((one,), (other,)) for one, other in zip(truth, (*got, *got_gradients), strict=True)]
+        assert all(error < limit for error, limit in zip(errors, allowed, strict=True)), (errors, allowed)
 
 
 def check_rays(device: str, tolerance: float) -> None:
@@ -142,8 +159,8 @@ def check_rays(device: str, tolerance: float) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_kernels_on_a_gpu() -> None:
-    # bfloat16 has 8 bits; the points sum up to some thousand of its products
-    check_decoding("cuda", torch.bfloat16, tolerance=0.02, channels=64, count=1000)
+    # bfloat16 has 8 bits, and rounding compounds over five layers
+    check_decoding("cuda", torch.bfloat16, tolerance=0.02, channels=64, count=1000, beside_plain=True)
     check_rays("cuda", tolerance=1e-5)
 
 
@@ -153,7 +170,7 @@ def test_interpreted_kernels() -> None:
     code = (
         "import torch, test_fused_field as t; "
         "t.fused_field.POINTS = 16; "  # several blocks, the last one partly filled
-        "t.check_decoding('cpu', torch.float32, 2e-5, 16, 37); t.check_rays('cpu', 1e-5); print('agreed')"
+        "t.check_decoding('cpu', torch.float32, 5e-5, 16, 37); t.check_rays('cpu', 1e-5); print('agreed')"
     )
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(

@@ -245,6 +245,20 @@ def test_depths_are_scored_in_log_where_known() -> None:
     assert terms["depth_rendered"] == pytest.approx(0.3 * 1)
 
 
+def test_depth_edges_are_scored_where_both_neighbours_are_known() -> None:
+    truth = torch.ones(1, 1, 3, 4)
+    truth[..., 3] = 0  # the last column is unknown: two columns of differences across, two rows down
+    log_depth = torch.tensor([0.0, 2.0, 2.0, 9.0]).expand(1, 1, 3, 4)
+    view = FieldView(look_ahead(1, 60.0), log_depth, log_depth, log_depth, torch.ones(1))
+    batch = TrainingBatch(
+        [], Observation(log_depth, target(1)), truth=SimpleNamespace(context_depth=truth, target_depth=truth)
+    )
+    encoded = EncodedContext(FieldSignal((view,)), log_depth, SimpleNamespace(depth=truth.clamp(min=1)))
+    regularizer = DepthSupervision(context=1.0, edges=0.5)
+    terms = regularizer(FieldSignal((view,)), encoded, batch, torch.ones(1))
+    assert terms["depth_context"] == pytest.approx((0 + 2 + 2) / 3 + 0.5 * (2 + 0) / 2)
+
+
 def test_pooling_of_the_photo_agrees_with_its_details() -> None:
     """The stem sees each coarse pixel beside the four fine ones that it is the mean of."""
     fine = torch.rand(1, 3, 8, 8)

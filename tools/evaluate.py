@@ -79,7 +79,8 @@ def evaluate_rooms(
     if sharp_rooms:
         sharp = room_trials(seed, min(sharp_rooms, rooms), HIGH_RESOLUTION)
         figures["photo_view_384"] = photo_view_psnr(pipeline, sharp, sampling, size)
-    figures |= {"seconds_per_sample": outcome.seconds_per_sample, "peak_memory_gb": peak_memory_gb(pipeline)}
+    figures["seconds_per_sample"] = outcome.seconds_per_sample
+    figures["peak_memory_gb"] = peak_memory_gb(pipeline.device)
     return _finish(figures, trials, outcome, output)
 
 

@@ -82,11 +82,8 @@ def train_rooms(run: RoomsRun, device: torch.device | str) -> dict[str, float]:
     Returns:
         figures of the run, the rooms' included.
     """
-    pipeline = _starting_point(run).to(device)
-    step = TrainingStep(
-        pipeline.denoiser, pipeline.renderer, pipeline.scheduler, run.loss,
-        [run.direct, *([run.depth] if run.depth_supervision else [])],
-    ).train()
+    pipeline = starting_point(run).to(device)
+    step = training_step(pipeline, run)
     seen = render_groups(4_242, run.grid_rooms, run.view_size, "heldout")
     pool = GroupPool(run.pool_groups, device, depth_size=run.draw.size)
     with filling(pool, run) as renderer:
@@ -181,7 +178,16 @@ def _grey(depth: Tensor) -> Tensor:
     return (1 - (depth.clamp(0.4, 8) / 0.4).log() / torch.tensor(20.0).log() * 2).expand(-1, 3, -1, -1)
 
 
-def _starting_point(run: RoomsRun) -> ScenePipeline:
+def training_step(pipeline: ScenePipeline, run: RoomsRun) -> TrainingStep:
+    """The model with the run's objective, ready to train."""
+    regularizers = [run.direct, *([run.depth] if run.depth_supervision else [])]
+    return TrainingStep(
+        pipeline.denoiser, pipeline.renderer, pipeline.scheduler, run.loss, regularizers
+    ).train()
+
+
+def starting_point(run: RoomsRun) -> ScenePipeline:
+    """The run's initial model: a checkpoint, or an untrained one with the pretrained image features."""
     if run.init is not None:
         return load(run.init)
     denoiser, scheduler = build_model(run.denoiser, run.field_config)

@@ -233,10 +233,10 @@ def _now(pipeline: Any) -> float:
     return time.perf_counter()
 
 
-def peak_memory_gb(pipeline: Any) -> float:
+def peak_memory_gb(device: torch.device | str) -> float:
     """The most memory in use so far: on the GPU by tensors, on the CPU by the whole process; 10^9 bytes."""
-    if torch.device(pipeline.device).type == "cuda":
-        return torch.cuda.max_memory_allocated(pipeline.device) / 1e9
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 

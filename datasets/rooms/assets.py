@@ -3,7 +3,8 @@
 `AssetPack.load()` reads `assets.zip` beside this module; `build_assets` writes such files. In a pack:
 
 - catalog.json: format name, version, and one record for each asset and surface;
-- meshes/*.bin: the vertices and faces of all assets, one after another, quantised (see `unpack_integers`);
+- meshes/*.bin: the vertices, faces and coarser levels' faces of all assets, one after another, quantised (see
+  `unpack_integers`);
 - textures/NNNN.jpg: square images, one for each texture layer.
 """
 
@@ -21,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 FORMAT = "scenediff-assets"
-VERSION = 1
+VERSION = 2
 PLACEMENTS = ("floor", "against_wall", "wall", "ceiling", "top", "rug", "door", "window")
 SURFACE_KINDS = ("wall", "floor", "ceiling", "fabric", "wood", "poster", "outdoor")
 SPLITS = ("train", "heldout")
@@ -40,6 +41,16 @@ class Support:
     y: float
     clearance: float
     """Free height above the rectangle; `build_assets.OPEN_CLEARANCE` where nothing of the asset is above."""
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """A coarser level of detail of a mesh."""
+
+    faces: np.ndarray
+    """(F, 3) int32, between the mesh's own vertices."""
+    error: float
+    """Distance in metres that nearly all points of its surface keep from the mesh's, and the other way."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +88,8 @@ class Asset:
     """(V,) uint8: 0 is matt, 255 is a mirror-like highlight."""
     faces: np.ndarray
     """(F, 3) int32, counter-clockwise from outside where the source is consistent."""
+    levels: tuple[Level, ...] = ()
+    """From fine to coarse, to be drawn in place of `faces` where their errors do not show."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +234,10 @@ def _read_assets(archive: zipfile.ZipFile, catalog: dict[str, Any]) -> tuple[Ass
     material = np.array(catalog["materials"], np.int16).reshape(-1, 5)
     material = material[read("materials", total, 1, np.uint16)[:, 0]]
     corners = read("faces", faces.sum(), 3, np.uint16).astype(np.int32)
+    counts = np.array([count for record in records for count, _ in record["levels"]], np.int64)
+    level_faces = iter(
+        np.split(read("levels", counts.sum(), 3, np.uint16).astype(np.int32), np.cumsum(counts)[:-1])
+    )
 
     arrays = {
         "positions": positions,
@@ -231,8 +248,11 @@ def _read_assets(archive: zipfile.ZipFile, catalog: dict[str, Any]) -> tuple[Ass
         "gloss": material[:, 4].astype(np.uint8),
     }
     cuts = np.cumsum(vertices)[:-1]
-    pieces = {name: np.split(array, cuts) for name, array in arrays.items()}
+    pieces: dict[str, list[Any]] = {name: np.split(array, cuts) for name, array in arrays.items()}
     pieces["faces"] = np.split(corners, np.cumsum(faces)[:-1])
+    pieces["levels"] = [
+        tuple(Level(next(level_faces), error) for _, error in record["levels"]) for record in records
+    ]
     return tuple(
         _asset(record, {name: parts[index] for name, parts in pieces.items()})
         for index, record in enumerate(records)

@@ -1,7 +1,8 @@
 """Builds the asset pack from Sweet Home 3D's furniture libraries (Debian package sweethome3d-furniture).
 
-Each model is brought to real size, simplified, given smooth normals, and stored with its credit; textures are
-resized to one square size. `surface_textures` adds procedural walls, floors, pictures and views.
+Each model is brought to real size, simplified, given smooth normals and coarser levels, and stored with its
+credit; textures are resized to one square size. `surface_textures` adds procedural walls, floors, pictures
+and views.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from tqdm import tqdm
 from .asset_catalog import LICENCES, Entry, is_usable, read_library, role_and_placement, usual_elevation
 from .asset_meshes import Material, Mesh, Vertices, clean, read_materials, read_obj, simplify, smooth_vertices
 from .asset_supports import find_supports
-from .assets import FORMAT, VERSION, pack_integers
+from .assets import FORMAT, VERSION, Level, pack_integers
+from .levels import coarser_levels
 from .surface_catalog import procedural_surfaces
 
 TEXTURE_SIZE = 256
@@ -56,6 +58,7 @@ class _Model:
 
     record: dict[str, Any]
     vertices: Vertices
+    levels: tuple[Level, ...]
     materials: list[tuple[tuple[int, int, int], bytes | None, int]]
     """Colour, texture (its JPEG file) and gloss of each material."""
 
@@ -147,7 +150,9 @@ def _build_model(archive: zipfile.ZipFile, entry: Entry, max_faces: int, texture
         "licence": entry.licence,
         "support": [list(asdict(support).values()) for support in supports],
     }
-    return _Model(record, vertices, [(look.colour, look.texture, look.gloss) for look in looks])
+    uvs = np.where(textured[vertices.materials][:, None], vertices.uvs, 0.0)
+    levels = coarser_levels(vertices.positions, vertices.normals, uvs, vertices.materials, vertices.faces)
+    return _Model(record, vertices, levels, [(look.colour, look.texture, look.gloss) for look in looks])
 
 
 def _face_budget(entry: Entry, role: str, max_faces: int) -> int:
@@ -262,7 +267,8 @@ def _write_pack(output: Path, models: list[_Model], texture_size: int, progress:
         for name, array in arrays.items():
             streams.setdefault(name, []).append(array)
         counts = {"vertices": len(arrays["positions"]), "faces": len(arrays["faces"])}
-        records.append({**model.record, **counts, "uv_range": uv_range})
+        levels = [[len(level.faces), round(level.error, 5)] for level in model.levels]
+        records.append({**model.record, **counts, "uv_range": uv_range, "levels": levels})
     surfaces = []
     for surface, image in procedural_surfaces(texture_size, progress):
         layer = textures.setdefault(_jpeg(Image.fromarray(image)), len(textures))
@@ -292,12 +298,14 @@ def _quantised(model: _Model, material_numbers: np.ndarray) -> tuple[dict[str, n
     lowest = [-size[0] / 2, 0, -size[2] / 2]
     uv_low, uv_high = vertices.uvs.min(0), vertices.uvs.max(0)
     uv_unit = (vertices.uvs - uv_low) / np.maximum(uv_high - uv_low, 1e-9)
+    levels = [np.zeros((0, 3)), *(level.faces for level in model.levels)]
     arrays = {
         "positions": _to_uint16((vertices.positions - lowest) / size),
         "normals": np.round(vertices.normals * 127 + 128).clip(1, 255).astype(np.uint8),
         "uvs": _to_uint16(uv_unit),
         "materials": material_numbers[vertices.materials][:, None].astype(np.uint16),
         "faces": vertices.faces.astype(np.uint16),
+        "levels": np.concatenate(levels).astype(np.uint16),
     }
     return arrays, [round(float(value), 6) for value in (*uv_low, *uv_high)]
 

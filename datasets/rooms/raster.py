@@ -28,6 +28,7 @@ from .shapes import unit_shapes
 
 SHADOW_SIZE = 768
 _MAX_LIGHTS, _MAX_PANELS, _SHADOWED = 8, 6, 3
+_VIEW_TOLERANCE, _SHADOW_TOLERANCE, _PROBE_TOLERANCE = 2.0, 1.8, 4.0  # samples, see Geometry.draw
 _GROUP = 8  # a side of the compute shaders' work groups
 _REMEDY = (
     "no OpenGL context through EGL ({error}); on Debian: apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri"
@@ -156,7 +157,15 @@ class Rasterizer:
             target.use()
             self.context.enable_only(moderngl.DEPTH_TEST)
             target.clear(FAR, -1.0)
-            self._geometry.draw(self._draw_probe, clip_matrices(views, 0), tiles, rows, smallest=0.12)
+            self._geometry.draw(
+                self._draw_probe,
+                clip_matrices(views, 0),
+                tiles,
+                rows,
+                size,
+                tolerance=_PROBE_TOLERANCE,
+                smallest=0.12,
+            )
         data = np.frombuffer(target.read(components=2, dtype="f4"), np.float32)
         data = data.reshape(rows, size, tiles, size, 2).transpose(4, 0, 2, 1, 3)
         data = data.reshape(2, rows * tiles, size, size)
@@ -197,7 +206,15 @@ class Rasterizer:
         self.context.enable_only(moderngl.DEPTH_TEST)
         target.surfaces.clear()
         self._textures.use(0)
-        self._geometry.draw(self._draw_surface, matrices, target.tiles, target.groups, nearest_first=True)
+        self._geometry.draw(
+            self._draw_surface,
+            matrices,
+            target.tiles,
+            target.groups,
+            2 * target.size,
+            tolerance=_VIEW_TOLERANCE,
+            nearest_first=True,
+        )
 
     def _draw_shadows(self, room: Room) -> None:
         """Depths seen from the first lights, and from the ceiling straight down (the last tile)."""
@@ -208,7 +225,9 @@ class Rasterizer:
         self._shadow_target.use()
         self._shadow_target.clear(depth=1.0)
         self.context.enable_only(moderngl.DEPTH_TEST)
-        self._geometry.draw(self._draw_shadow, matrices, _SHADOWED + 1, 1)
+        self._geometry.draw(
+            self._draw_shadow, matrices, _SHADOWED + 1, 1, SHADOW_SIZE, tolerance=_SHADOW_TOLERANCE
+        )
         self._light["shadow_matrix"].write(matrices.swapaxes(1, 2).astype(np.float32).tobytes())
         self._light["shadow_range"].write(np.array([limits for _, limits in maps], np.float32).tobytes())
 

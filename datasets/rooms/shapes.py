@@ -11,7 +11,7 @@ import itertools
 
 import numpy as np
 
-from .assets import Asset
+from .assets import Asset, Level
 
 CUBE, CYLINDER, TAPER, SPHERE, CUSHION, BASKET, BAG = (
     "cube",
@@ -42,10 +42,14 @@ def unit_shapes() -> tuple[Asset, ...]:
     meshes.update({name: _plant(rng, index) for index, name in enumerate(PLANTS)})
     meshes.update({name: _books(rng) for name in BOOKS})
     meshes.update({name: _fruit(rng) for name in FRUITS})
-    return tuple(_asset(name, *mesh) for name, mesh in meshes.items())
+    grids = {CYLINDER: (2, 21, 0), TAPER: (2, 21, 0), BASKET: (2, 21, 0), SPHERE: (11, 17, 0)}
+    grids |= {CUSHION: (15, 25, 0), BAG: (13, 21, 0), **dict.fromkeys(FRUITS, (8, 11, 0))}
+    grids |= {name: (4, 2, 14 if index % 2 == 0 else 0) for index, name in enumerate(PLANTS)}
+    return tuple(_asset(name, grids.get(name), *mesh) for name, mesh in meshes.items())
 
 
-def _asset(name, positions, normals, uvs, faces, colours=None) -> Asset:
+def _asset(name, grid, positions, normals, uvs, faces, colours=None) -> Asset:
+    """`grid`: rows and columns of the grids of vertices that the shape consists of, vertices of no grid."""
     count = len(positions)
     if colours is None:
         colours = np.full((count, 3), 255)
@@ -68,7 +72,39 @@ def _asset(name, positions, normals, uvs, faces, colours=None) -> Asset:
         texture_layer=np.full(count, -1, np.int16),
         gloss=np.full(count, 20, np.uint8),
         faces=np.asarray(faces, np.int32),
+        levels=() if grid is None else tuple(
+            _thinned(positions, normals, faces, *grid, step) for step in (2, 4)
+        ),
     )
+
+
+def _thinned(
+    positions: np.ndarray,
+    normals: np.ndarray,
+    faces: np.ndarray,
+    rows: int,
+    columns: int,
+    rest: int,
+    step: int,
+) -> Level:
+    """The level with every `step`-th row and column, and the last ones, of a shape's grids of vertices.
+
+    The `rest` vertices at the end, of a plant's stem, belong to no grid.
+    """
+    grids = (len(positions) - rest) // (rows * columns)
+    kept = [np.unique([*range(0, count, step), count - 1]) for count in (rows, columns)]
+    between = [
+        np.stack([np.interp(np.arange(count), some, one) for one in np.eye(len(some))], 1)
+        for count, some in zip((rows, columns), kept, strict=True)
+    ]
+    fine = positions[: grids * rows * columns].reshape(grids, rows, columns, 3)
+    coarse = fine[:, kept[0]][:, :, kept[1]]
+    moved = np.einsum("ri,cj,gijk->grck", *between, coarse) - fine
+    error = np.abs((moved * normals[: grids * rows * columns].reshape(fine.shape)).sum(-1))  # not: slid along
+    one = (kept[0][:, None] * columns + kept[1]).ravel()[_grid_faces(len(kept[0]), len(kept[1]))]
+    many = (np.arange(grids)[:, None, None] * rows * columns + one).reshape(-1, 3)
+    others = faces[faces.min(1) >= grids * rows * columns]
+    return Level(np.concatenate([many, others]).astype(np.int32), float(np.quantile(error, 0.98)))
 
 
 def _cube():

@@ -74,11 +74,14 @@ def unseen_fraction(views: Views, depths: np.ndarray) -> np.ndarray:
     return result
 
 
-def world_points(views: Views, depths: np.ndarray) -> np.ndarray:
-    """(..., S * S, 3) world positions of the pixels of (..., S, S) depth images."""
+def world_points(
+    views: Views, depths: np.ndarray, rows: slice = slice(None), columns: slice = slice(None)
+) -> np.ndarray:
+    """(..., P, 3) world positions of the P pixels in some rows and columns of (..., S, S) depth images."""
     size = depths.shape[-1]
     ndc = 1 - (2 * np.arange(size, dtype=np.float32) + 1) / size
-    y, x = (axis.ravel() for axis in np.meshgrid(ndc, ndc, indexing="ij"))
+    y, x = (axis.ravel() for axis in np.meshgrid(ndc[rows], ndc[columns], indexing="ij"))
+    depths = depths[..., rows, columns]
     z = depths.reshape(*depths.shape[:-2], -1).astype(np.float32)
     f, principal = views.focal_length[..., None], views.principal[..., None, :]
     local = np.stack([(x - principal[..., 0]) * z / f, (y - principal[..., 1]) * z / f, z], -1)
@@ -276,10 +279,9 @@ def _largest_share(number: np.ndarray, structure: int) -> np.ndarray:
 
 
 def _coarse_unseen(views: Views, depth: np.ndarray) -> np.ndarray:
-    """`unseen_fraction` for every second pixel of every second row of small depth images."""
+    """`unseen_fraction` for every third pixel of every third row of small depth images."""
     count = views.focal_length.shape[-1]
-    points = world_points(views, depth).reshape(len(depth), count, _PROBE, _PROBE, 3)[:, :, ::3, 1::3]
-    points = points.reshape(len(depth), count, -1, 3)
+    points = world_points(views, depth, slice(None, None, 3), slice(1, None, 3))
     result = np.zeros((len(depth), count, count), np.float32)
     for i in range(count):
         others = points.reshape(len(depth), -1, 3)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from scenediff.cli.errors import UserError
-from scenediff.cli.options import check_at_least, say_json
+from scenediff.cli.options import Device, check_at_least, resolve_device, say_json
 
 
 @dataclass(frozen=True)
@@ -43,3 +43,28 @@ class BenchRasterizer:
         except RuntimeError as error:  # no OpenGL, in this process or in a worker
             raise UserError(str(error)) from error
         say_json(figures)
+
+
+@dataclass(frozen=True)
+class BenchTraining:
+    """Measures how many pairs of views the bundled model's architecture trains on each second."""
+
+    batch_size: int = 64
+    """Pairs in a step."""
+    steps: int = 100
+    """Steps to take; the first tenth does not count."""
+    mixed_precision: Literal["bf16", "no"] = "bf16"
+    """Number format of the network's inner work."""
+    device: Device = "auto"
+    """Where to train."""
+
+    def run(self) -> None:
+        """Checks everything, then measures."""
+        check_at_least("--batch-size", self.batch_size, 1)
+        check_at_least("--steps", self.steps, 30)
+        from scenediff.tools.bench_training import bench_training
+
+        device = resolve_device(self.device)
+        say_json(
+            bench_training(device, self.batch_size, self.steps, mixed_precision=self.mixed_precision)
+        )
