@@ -160,7 +160,7 @@ def check_rays(device: str, tolerance: float) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_kernels_on_a_gpu() -> None:
     # bfloat16 has 8 bits, and rounding compounds over five layers
-    check_decoding("cuda", torch.bfloat16, tolerance=0.02, channels=64, count=1000, beside_plain=True)
+    check_decoding("cuda", torch.bfloat16, tolerance=0.04, channels=64, count=1000, beside_plain=True)
     check_rays("cuda", tolerance=1e-5)
 
 
