@@ -67,12 +67,15 @@ class PinholeView:
 
     def repeated(self, count: int) -> PinholeView:
         """All views, then all of them again, `count` times."""
-        parts = (self.cam_to_world, self.intrinsics, self.pose, self.pixels)
-        matrices, intrinsics, pose, pixels = (
-            None if part is None else part.repeat(count, *[1] * (part.ndim - 1)) for part in parts
+
+        def again(part: Tensor) -> Tensor:
+            return part.repeat(count, 1, 1)
+
+        return PinholeView(
+            again(self.cam_to_world), again(self.intrinsics), self.size,
+            None if self.pose is None else again(self.pose),
+            None if self.pixels is None else again(self.pixels),
         )
-        assert matrices is not None and intrinsics is not None
-        return PinholeView(matrices, intrinsics, self.size, pose, pixels)
 
 
 def perspective_cameras(

@@ -14,8 +14,9 @@ change nothing but the rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -128,6 +129,9 @@ class VolumeRendering:
     features: Tensor
 
 
+Modulation = list[tuple[Tensor, Tensor]]  # scale and shift of each block, (batch, 1, width)
+
+
 class ModulatedBlock(nn.Module):
     """A residual block of two linear layers; between them the noise level scales and shifts."""
 
@@ -148,9 +152,6 @@ class ModulatedBlock(nn.Module):
         return scale, shift
 
 
-Modulation = list[tuple[Tensor, Tensor]]
-
-
 class PointNetwork(nn.Module):
     """From positions and features in each view to density, colour and features of world points."""
 
@@ -162,13 +163,13 @@ class PointNetwork(nn.Module):
         self.feature = nn.Linear(config.map_channels, width, bias=False)  # applied to maps, not to points
         self.time = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, 4 * width))
         blocks = config.view_blocks + config.joint_blocks
-        self.blocks = nn.ModuleList(ModulatedBlock(width) for _ in range(blocks))
+        self.blocks = nn.ModuleList([ModulatedBlock(width) for _ in range(blocks)])
         self.output = nn.Linear(width, STANDARD_RGB + 1 + config.feature_channels)
 
     def modulations(self, timesteps: Tensor) -> Modulation:
         """The scales and shifts of all blocks at (batch,) timesteps."""
         time = self.time(sine_waves(timesteps, self.config.width))
-        return [block.modulate(time) for block in self.blocks]
+        return [cast(ModulatedBlock, block).modulate(time) for block in self.blocks]
 
     def describe(self, local: Tensor, seen: Tensor, modulation: Modulation) -> Tensor:
         """What one view says of points (batch, points, 3) of its frame; `seen`: (batch, points, width)."""
@@ -269,8 +270,8 @@ class VolumeFieldRenderer(nn.Module):
         prepared = self._prepare(signal)
         batch, rays = directions.shape[:2]
         uniform = self._numbers(signal, batch, rays, directions.device)
-        whole = self.chunk_rays is None or torch.is_grad_enabled()
-        per_chunk = rays if whole else max(1, self.chunk_rays // max(1, batch))
+        at_a_time = batch * rays if self.chunk_rays is None or torch.is_grad_enabled() else self.chunk_rays
+        per_chunk = max(1, at_a_time // max(1, batch))
         parts = []
         for start in range(0, rays, per_chunk):
             chunk = slice(start, start + per_chunk)
@@ -290,7 +291,7 @@ class VolumeFieldRenderer(nn.Module):
         """
         views = self._prepare(signal)[network]
         decoder = self.networks(signal.sampled)[network]
-        total = sum(look(decoder, view, points) for view in views)
+        total = look_all(decoder, views, points)
         return decoder.decode(decoder.conclude(total / len(views), views[-1].modulation))
 
     @torch.no_grad()
@@ -301,7 +302,7 @@ class VolumeFieldRenderer(nn.Module):
             points = along(origins, directions, self._distances(signal, directions))
         shape = points.shape[:3]
         states = tuple(
-            sum(look(network, prepared, points.flatten(1, 2)) for prepared in views).unflatten(1, shape[1:])
+            look_all(network, views, points.flatten(1, 2)).unflatten(1, shape[1:])
             for network, views in zip(self.networks(signal.sampled), self._prepare(signal), strict=True)
         )
         return replace(signal, remembered=Remembered(view, states))
@@ -319,7 +320,7 @@ class VolumeFieldRenderer(nn.Module):
             return [
                 [
                     PreparedView(
-                        inverse, view.intrinsics.float(), view.maps[index], network.modulations(view.timesteps)
+                        inverse, view.intrinsics, view.maps[index], network.modulations(view.timesteps)
                     )
                     for inverse, view in zip(inverses, signal.views, strict=True)
                 ]
@@ -357,7 +358,7 @@ class VolumeFieldRenderer(nn.Module):
                 points = along(origins, directions, distances).flatten(1, 2)
             network, views = networks[index], prepared[index]
             if told is None:
-                total = sum(look(network, view, points) for view in views)
+                total = look_all(network, views, points)
             else:
                 total = told.flatten(1, 2) + look(network, views[-1], points)
             state = network.conclude(total / len(views), views[-1].modulation)
@@ -365,8 +366,7 @@ class VolumeFieldRenderer(nn.Module):
 
         told = known[0] if known else None
         if uniform is None:
-            density, values = networks[0].decode(concluded(0, even, told))
-            return self._integrate(density, values, even)
+            return self._integrate(*networks[0].decode(concluded(0, even, told)), even)
         density = networks[0].density(concluded(0, even, told))
         with torch.no_grad():
             extra = fine_distances(even, absorption(density, even), uniform)
@@ -374,16 +374,16 @@ class VolumeFieldRenderer(nn.Module):
             state = torch.cat([concluded(1, even, known[1]), concluded(1, extra, None)], dim=2)
         else:
             state = concluded(1, torch.cat([even, extra], dim=-1), None)
-        density, values = networks[1].decode(state)
-        return self._integrate(density, values, torch.cat([even, extra], dim=-1))
+        return self._integrate(*networks[1].decode(state), torch.cat([even, extra], dim=-1))
 
     def _integrate(self, density: Tensor, values: Tensor, distances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Integrals along rays of samples in any order."""
+        """Integrals along rays of samples in any order, in float32."""
         ordered, order = distances.sort(dim=-1, stable=True)
         weights = absorption(density.gather(-1, order), ordered)
         distance, opacity = (weights * ordered).sum(-1), weights.sum(-1)
         weights = torch.zeros_like(weights).scatter(-1, order, weights)  # back to the order of the values
-        total = (weights[..., None, :] @ values)[..., 0, :]
+        with torch.autocast(values.device.type, enabled=False):
+            total = (weights[..., None, :] @ values)[..., 0, :]
         background = total.new_tensor(self.config.background)
         colour = total[..., :STANDARD_RGB] + (1 - opacity)[..., None] * background
         return torch.cat([2 * colour - 1, total[..., STANDARD_RGB:]], dim=-1), distance, opacity
@@ -428,6 +428,14 @@ def look(network: PointNetwork, view: PreparedView, points: Tensor) -> Tensor:
         edges = (2 * (position * (sides - 1)) + 1) / sides - 1  # from pixel centres at 0 and 1
         seen = sample_map(view.map, edges)
     return network.describe(local, seen, view.modulation)
+
+
+def look_all(network: PointNetwork, views: Sequence[PreparedView], points: Tensor) -> Tensor:
+    """(batch, points, width): the sum of what views say of world points."""
+    total = look(network, views[0], points)
+    for view in views[1:]:
+        total = total + look(network, view, points)
+    return total
 
 
 def encode_position(local: Tensor, config: VolumeConfig) -> Tensor:

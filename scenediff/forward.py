@@ -84,3 +84,19 @@ class Denoiser(Protocol):
             target_view: the view of the noisy observation.
         """
         ...
+
+
+@runtime_checkable
+class PairedDenoiser(Denoiser, Protocol):
+    """A denoiser that runs with and without its context in one batch, which guidance then needs only once."""
+
+    def encode_pair(self, context: Sequence[Observation], target_view: View) -> tuple[EncodedContext, View]:
+        """What `encode` returns for a batch of twice the size, and the view of that batch.
+
+        The first half of the batch has its context, the second half has the same context hidden.
+        """
+        ...
+
+    def first_of_pair(self, signal: Signal) -> Signal:
+        """The first half of the batch of a signal."""
+        ...

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DDPMScheduler
@@ -29,7 +29,11 @@ from scenediff.renderers.pixel_field import (
 from scenediff.sampling import draw_noise, generators, make_scheduler, sample_in_turn
 from scenediff.scene import Scene, rays_at_a_time
 
+if TYPE_CHECKING:
+    from scenediff.dit_pipeline import DitPipeline
+
 FORMAT = "scenediff-rooms-1"
+DIT_FORMAT = "scenediff-dit-1"  # of the full-size model, see `dit_pipeline`
 BUNDLED = Path(__file__).parent / "checkpoints"
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "weights.safetensors"
 
@@ -231,15 +235,9 @@ class ScenePipeline:
 
     @torch.no_grad()
     def _target_cameras(self, image: Tensor, cameras: PerspectiveCameras) -> list[PerspectiveCameras]:
-        """Views to the right, to the left, from above, ... of the photo, turned towards what it shows."""
         fields = self.deterministic(image, cameras)
         distance = float(fields.signal.views[0].log_depth.exp().median())
-        step = min(0.8, max(0.12, 0.3 * distance))
-        offsets = [(-step, 0.1 * step), (step, 0.1 * step), (0.0, 0.8 * step), (0.0, -0.6 * step)]
-        if not 1 <= self.defaults.targets <= len(offsets):
-            raise ValueError(f"targets must lie in [1, {len(offsets)}], got {self.defaults.targets}")
-        centre = (0.0, 0.0, 1.4 * distance)
-        return [looking_at((x, y, 0.0), centre, cameras) for x, y in offsets[: self.defaults.targets]]
+        return views_around(distance, self.defaults.targets, cameras)
 
     def save(self, folder: str | Path) -> None:
         """Writes config.json and weights.safetensors (half precision)."""
@@ -309,18 +307,25 @@ def build_model(
     return network, DDPMScheduler(**(schedule or DEFAULT_SCHEDULE))
 
 
-def load(name_or_folder: str | Path = "rooms", device: torch.device | str = "cpu") -> ScenePipeline:
+def load(
+    name_or_folder: str | Path = "rooms", device: torch.device | str = "cpu"
+) -> ScenePipeline | DitPipeline:
     """A bundled model by its name, or the model in a checkpoint folder.
 
     Raises:
         CheckpointError: no such model, or one that this version can't read.
     """
     bundled = BUNDLED / str(name_or_folder)
-    return ScenePipeline.from_folder(bundled if bundled.is_dir() else name_or_folder, device)
+    folder = bundled if bundled.is_dir() else Path(name_or_folder)
+    if read_config(folder, FORMAT, DIT_FORMAT)["format"] == DIT_FORMAT:
+        from scenediff.dit_pipeline import DitPipeline
+
+        return DitPipeline.from_folder(folder, device)
+    return ScenePipeline.from_folder(folder, device)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The checkpoint's config.json, checked for this version's format."""
+def read_config(folder: Path, *formats: str) -> dict[str, Any]:
+    """The checkpoint's config.json, checked for one of the formats; by default that of `ScenePipeline`."""
     path = folder / CONFIG_NAME
     names = sorted(item.name for item in BUNDLED.iterdir() if item.is_dir()) if BUNDLED.is_dir() else []
     if not folder.is_dir():
@@ -331,9 +336,25 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint configuration ({error})") from error
     found = config.get("format") if isinstance(config, dict) else None
-    if found != FORMAT:
-        raise CheckpointError(f"{path}: format {found!r}, but this version of scenediff reads {FORMAT!r}")
+    formats = formats or (FORMAT,)
+    if found not in formats:
+        known = " and ".join(map(repr, formats))
+        raise CheckpointError(f"{path}: format {found!r}, but this version of scenediff reads {known}")
     return config
+
+
+def views_around(distance: float, count: int, cameras: PerspectiveCameras) -> list[PerspectiveCameras]:
+    """Cameras to the right of the photo's, to the left, above and below, turned towards what it shows.
+
+    Args:
+        distance: of what the photo shows. count: of cameras, 1 to 4. cameras: the photo's.
+    """
+    step = min(0.8, max(0.12, 0.3 * distance))
+    offsets = [(-step, 0.1 * step), (step, 0.1 * step), (0.0, 0.8 * step), (0.0, -0.6 * step)]
+    if not 1 <= count <= len(offsets):
+        raise ValueError(f"targets must lie in [1, {len(offsets)}], got {count}")
+    centre = (0.0, 0.0, 1.4 * distance)
+    return [looking_at((x, y, 0.0), centre, cameras) for x, y in offsets[:count]]
 
 
 def looking_at(

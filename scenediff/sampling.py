@@ -14,7 +14,15 @@ import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
 from torch import Tensor
 
-from scenediff.forward import Denoiser, EncodedContext, ForwardModel, Observation, Signal, View
+from scenediff.forward import (
+    Denoiser,
+    EncodedContext,
+    ForwardModel,
+    Observation,
+    PairedDenoiser,
+    Signal,
+    View,
+)
 
 # DDIM is DPM-Solver++ of first order (Lu et al. 2022, arXiv:2211.01095, Sec. 5); diffusers' DDIMScheduler
 # itself steps to wrong noise levels unless the number of steps divides that of the training schedule.
@@ -70,6 +78,8 @@ def sample(
     *,
     steps: int,
     guidance_scale: float = 1.0,
+    temperature: float = 1.0,
+    threshold: Callable[[Tensor], Tensor] | None = None,
     step_generators: Sequence[torch.Generator] | None = None,
     callback: Callable[[int, Signal, Tensor], None] | None = None,
 ) -> tuple[Signal, Tensor]:
@@ -82,6 +92,8 @@ def sample(
         steps: denoising steps.
         guidance_scale: 1 samples the model's own distribution; above 1 moves away from the rendering without
             context, x0 = u + guidance_scale (c - u) (Ho & Salimans 2022, arXiv:2207.12598).
+        temperature: standard deviation of the noise to begin with; below 1, samples vary less.
+        threshold: applied to every clean estimate after guidance, as `DynamicThreshold` is.
         step_generators: one for each element, for schedulers that add noise in every step.
         callback: called after every step with (index, signal, clean estimate).
 
@@ -91,23 +103,32 @@ def sample(
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     scheduler.set_timesteps(steps, device=noise.device)
-    encoded = denoiser.encode(context, target_view)
-    unconditional = None
-    if guidance_scale != 1:
-        hidden = torch.ones(len(noise), dtype=torch.bool, device=noise.device)
-        unconditional = denoiser.encode(context, target_view, drop=hidden)
-
-    noisy = noise * scheduler.init_noise_sigma
+    estimate = _estimator(denoiser, forward, context, target_view, len(noise), guidance_scale)
+    noisy = noise * (scheduler.init_noise_sigma * temperature)
     for index, step in enumerate(scheduler.timesteps):
         timesteps = step.to(noise.device).long().expand(len(noise))
-        signal, clean = _estimate(denoiser, forward, noisy, timesteps, encoded, target_view)
-        if unconditional is not None:
-            _, blind = _estimate(denoiser, forward, noisy, timesteps, unconditional, target_view)
-            clean = blind + guidance_scale * (clean - blind)
+        signal, clean = estimate(noisy, timesteps)
+        if threshold is not None:
+            clean = threshold(clean)
         noisy = _step(scheduler, clean, step, noisy, step_generators)
         if callback is not None:
             callback(index, signal, clean)
     return signal, clean
+
+
+@dataclass(frozen=True)
+class DynamicThreshold:
+    """Keeps guided estimates within the range of images (Saharia et al. 2022, arXiv:2205.11487, Sec. 2.3).
+
+    An element whose absolute values exceed 1 at the given quantile is clamped there and divided by it.
+    """
+
+    quantile: float = 0.95
+
+    def __call__(self, clean: Tensor) -> Tensor:
+        size = clean.float().abs().flatten(1).quantile(self.quantile, dim=1).clamp(min=1)
+        size = size.view(-1, *[1] * (clean.ndim - 1))
+        return clean.clamp(-size, size) / size
 
 
 def sample_in_turn(
@@ -129,6 +150,71 @@ def sample_in_turn(
         drawn.append(Observation(image.clamp(-1, 1), view))
         known.append(drawn[-1])
     return Sample(signal, tuple(drawn))
+
+
+def sample_at_once(
+    denoiser: Denoiser,
+    forward: ForwardModel,
+    scheduler: SchedulerMixin,
+    context: Sequence[Observation],
+    target_views: Sequence[View],
+    noise: Tensor,
+    *,
+    denoised: int = -1,
+    **options,
+) -> Sample:
+    """Samples one of several target views and renders the others from its signal; `options` as for `sample`.
+
+    Args:
+        denoised: which of the target views is sampled.
+    """
+    if not target_views:
+        raise ValueError("at least one target view is needed, got none")
+    signal, image = sample(denoiser, forward, scheduler, context, target_views[denoised], noise, **options)
+    chosen = target_views[denoised]
+    with torch.no_grad():
+        images = [image if view is chosen else forward.render(signal, view) for view in target_views]
+    return Sample(signal, tuple(map(Observation, images, target_views)))
+
+
+Estimator = Callable[[Tensor, Tensor], tuple[Signal, Tensor]]
+
+
+def _estimator(
+    denoiser: Denoiser, forward: ForwardModel, context: Sequence[Observation], view: View, batch: int,
+    guidance_scale: float,
+) -> Estimator:
+    """From noisy images and timesteps to the conditional signal and the guided clean estimate."""
+    if guidance_scale == 1:
+        encoded = denoiser.encode(context, view)
+        return lambda noisy, timesteps: _estimate(denoiser, forward, noisy, timesteps, encoded, view)
+    if isinstance(denoiser, PairedDenoiser):
+        return _paired_estimator(denoiser, forward, context, view, guidance_scale)
+    hidden = torch.ones(batch, dtype=torch.bool, device=context[0].image.device)
+    encoded = denoiser.encode(context, view)
+    unconditional = denoiser.encode(context, view, drop=hidden)
+
+    def guided(noisy: Tensor, timesteps: Tensor) -> tuple[Signal, Tensor]:
+        signal, clean = _estimate(denoiser, forward, noisy, timesteps, encoded, view)
+        _, blind = _estimate(denoiser, forward, noisy, timesteps, unconditional, view)
+        return signal, blind + guidance_scale * (clean - blind)
+
+    return guided
+
+
+def _paired_estimator(
+    denoiser: PairedDenoiser, forward: ForwardModel, context: Sequence[Observation], view: View,
+    guidance_scale: float,
+) -> Estimator:
+    encoded, both_views = denoiser.encode_pair(context, view)
+
+    def guided(noisy: Tensor, timesteps: Tensor) -> tuple[Signal, Tensor]:
+        twice = torch.cat([noisy, noisy]), torch.cat([timesteps, timesteps])
+        signal, both = _estimate(denoiser, forward, *twice, encoded, both_views)
+        clean, blind = both.chunk(2)
+        return denoiser.first_of_pair(signal), blind + guidance_scale * (clean - blind)
+
+    return guided
 
 
 def _estimate(

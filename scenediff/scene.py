@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,11 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from scenediff.renderers.cameras import CameraView, perspective_cameras
-from scenediff.renderers.pixel_field import (
-    FieldConfig,
-    FieldSignal,
-    FieldView,
-    PixelFieldRenderer,
-    Rendering,
-    map_signal,
-)
+from scenediff.renderers.pixel_field import FieldSignal, PixelFieldRenderer, Rendering
+from scenediff.renderers.volume_field import VolumeFieldRenderer
+from scenediff.scene_kinds import KINDS, PhotoVolume, SceneKind, kind_of
 
 FORMAT = "scenediff-scene-1"
-_VIEW_TENSORS = ("features", "log_depth", "image", "present")
-_CAMERA_TENSORS = ("R", "T", "focal_length", "principal_point")
 
 
 class SceneError(ValueError):
@@ -44,14 +37,19 @@ class Scene:
         metadata: how it was made (seed, steps, ...); anything that JSON can hold.
     """
 
-    signal: FieldSignal
-    renderer: PixelFieldRenderer
+    signal: FieldSignal | PhotoVolume
+    renderer: PixelFieldRenderer | VolumeFieldRenderer
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> SceneKind:
+        """What scenes of this kind of field have in common."""
+        return KINDS[kind_of(self.signal)]
 
     @property
     def photo(self) -> Tensor:
         """(1, 3, height, width) the photo in [-1, 1]."""
-        return self.signal.views[0].image
+        return self.kind.photo(self.signal)
 
     @property
     def photo_size(self) -> tuple[int, int]:
@@ -61,12 +59,12 @@ class Scene:
     @property
     def photo_cameras(self) -> PerspectiveCameras:
         """The photo's own camera, at the world's origin; a batch of one."""
-        return self.signal.views[0].cameras
+        return self.kind.cameras(self.signal)[0]
 
     @property
     def target_cameras(self) -> list[PerspectiveCameras]:
         """The cameras of the sampled target views, in turn; batches of one."""
-        return [view.cameras for view in self.signal.views[1:]]
+        return self.kind.cameras(self.signal)[1:]
 
     @torch.no_grad()
     def render(self, cameras: PerspectiveCameras, size: tuple[int, int]) -> Rendering:
@@ -77,10 +75,9 @@ class Scene:
             size: (height, width) of the frames.
         """
         if len(cameras.R) == 0:
-            empty = map_signal(self.signal, lambda tensor: tensor[:0])
-            return self.renderer.render_all(empty, CameraView(cameras, size))
+            return self.kind.render(self.renderer, self.signal, CameraView(cameras, size))
         frames = [
-            self.renderer.render_all(self.signal, CameraView(_nth_camera(cameras, index), size))
+            self.kind.render(self.renderer, self.signal, CameraView(_nth_camera(cameras, index), size))
             for index in range(len(cameras.R))
         ]
         parts = ("image", "depth", "opacity", "features")
@@ -88,20 +85,16 @@ class Scene:
 
     def to(self, device: torch.device | str) -> Scene:
         """The scene on another device."""
-        signal = map_signal(self.signal, lambda tensor: tensor.to(device))
+        signal = self.kind.map(self.signal, lambda tensor: tensor.to(device))
         return Scene(signal, self.renderer.to(device), self.metadata)
 
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file, in float32 where it matters and half precision for feature maps."""
-        tensors = {f"renderer.{name}": value for name, value in self.renderer.state_dict().items()}
-        for index, view in enumerate(self.signal.views):
-            tensors |= {f"views.{index}.{name}": getattr(view, name) for name in _VIEW_TENSORS}
-            tensors |= {f"views.{index}.{name}": getattr(view.cameras, name) for name in _CAMERA_TENSORS}
-            tensors[f"views.{index}.features"] = view.features.half()
-            tensors[f"views.{index}.image"] = view.image.half()
+        tensors, settings = self.kind.pack(self.renderer, self.signal)
         header = {
             "format": FORMAT,
-            "field": json.dumps(asdict(self.renderer.config)),
+            "kind": kind_of(self.signal),
+            "field": settings,
             "metadata": json.dumps(self.metadata, sort_keys=True),
         }
         kept = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
@@ -124,15 +117,13 @@ class Scene:
         if header.get("format") != FORMAT:
             raise SceneError(f"{path}: format {header.get('format')!r}, but this version reads {FORMAT!r}")
         try:
-            renderer = PixelFieldRenderer(FieldConfig(**json.loads(header["field"]))).to(device).eval()
-            renderer.load_state_dict(_strip(tensors, "renderer."))
-            count = len({name.split(".")[1] for name in tensors if name.startswith("views.")})
-            views = tuple(_view(_strip(tensors, f"views.{index}.")) for index in range(count))
+            kind = KINDS[header.get("kind", "pixel")]  # the first files had no other
+            renderer, signal = kind.unpack(tensors, header["field"])
             metadata = json.loads(header["metadata"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise SceneError(f"{path}: parts of the scene are missing or don't fit ({error!r})") from error
-        renderer.chunk_rays = rays_at_a_time(device)
-        return cls(FieldSignal(views), renderer, metadata)
+        renderer.chunk_rays = kind.rays_at_a_time(rays_at_a_time(device))
+        return cls(signal, renderer.to(device), metadata)
 
 
 def _in_order(data: bytes) -> bytes:
@@ -146,16 +137,6 @@ def _in_order(data: bytes) -> bytes:
 def rays_at_a_time(device: torch.device | str) -> int:
     """Rays to render in one go: little enough for a CPU's cache, much enough to keep a GPU busy."""
     return 2048 if torch.device(device).type == "cpu" else 131_072
-
-
-def _view(tensors: dict[str, Tensor]) -> FieldView:
-    cameras = perspective_cameras(*(tensors[name] for name in _CAMERA_TENSORS))
-    features, log_depth, image, present = (tensors[name].float() for name in _VIEW_TENSORS)
-    return FieldView(cameras, features, log_depth, image, present)
-
-
-def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _nth_camera(cameras: PerspectiveCameras, index: int) -> PerspectiveCameras:

@@ -38,7 +38,7 @@ class TrainConfig:
         clip: largest gradient norm.
         ema_decay: of the averaged weights, which are the ones to keep.
         context_dropout: share of elements that train without context.
-        mixed_precision: "bf16" or "no".
+        mixed_precision: "bf16" or "no"; without a GPU always "no", as most processors only emulate bf16.
         cuda_graphs: record the step once and replay it, where a single process trains on a CUDA device.
         log_every: steps between log lines.
         save_every_minutes: between checkpoints.
@@ -110,9 +110,8 @@ def train(
     Returns:
         figures of the run: steps, elements, seconds, elements a second.
     """
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision, log_with=_trackers(), project_dir=str(output)
-    )
+    precision = config.mixed_precision if torch.cuda.is_available() else "no"
+    accelerator = Accelerator(mixed_precision=precision, log_with=_trackers(), project_dir=str(output))
     accelerator.init_trackers("training")
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(

@@ -15,6 +15,7 @@ from torch import Tensor
 from scenediff.renderers.cameras import (
     CameraView,
     cam_to_world,
+    from_pinhole,
     look_ahead,
     ndc_to_pixels_intrinsics,
     opengl_to_pytorch3d,
@@ -24,7 +25,10 @@ from scenediff.renderers.cameras import (
     pytorch3d_to_opengl,
     relative_to,
     resized,
+    to_pinhole,
 )
+from scenediff.renderers.rays import ray_bundle
+from scenediff.renderers.volume_field import pinhole_rays
 
 CAMERA_TENSORS = ("R", "T", "focal_length", "principal_point")
 SIZES = [(60, 90), (90, 60), (50, 50)]
@@ -211,3 +215,55 @@ def test_views_know_their_number() -> None:
     assert square.focal_length.tolist() == [[2.0, 2.0]]
     assert square.principal_point.tolist() == [[0.0, 0.0]]
     assert square.in_ndc()
+
+
+def odd_cameras(batch: int = 3) -> PerspectiveCameras:
+    """Cameras anywhere, with different focal lengths along the axes and principal points off the centre."""
+    focal, principal = torch.rand(batch, 2) + 1, 0.2 * torch.randn(batch, 2)
+    return perspective_cameras(random_rotations(batch), torch.randn(batch, 3), focal, principal)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pinhole_views_have_the_same_pixels(size: tuple[int, int]) -> None:
+    """Image coordinates 0 and 1 are the centres of the first and the last pixel."""
+    view = CameraView(odd_cameras(), size)
+    pinhole = to_pinhole(view)
+    points = torch.randn(3, 20, 3) * 2
+    turned = torch.cat([-points[..., :2], points[..., 2:], torch.ones(3, 20, 1)], dim=-1)
+    local = turned @ torch.linalg.inv(pinhole.cam_to_world).mT
+    image = local[..., :3] @ pinhole.intrinsics.mT
+    height, width = size
+    pixels = image[..., :2] / image[..., 2:] * torch.tensor([width - 1, height - 1]) + 0.5
+    expected = pixels_of(points, view.cameras, size)
+    ahead = image[..., 2] > 0.2  # elsewhere float32 leaves little of the quotient
+    assert ahead.sum() > 15
+    assert torch.allclose(pixels[ahead], expected[ahead], atol=2e-2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pinhole_rays_are_those_of_the_cameras(size: tuple[int, int]) -> None:
+    pixels = torch.stack([torch.randint(side, (3, 7)) for side in size], dim=-1)
+    view = CameraView(odd_cameras(), size, pixels)
+    origins, directions = pinhole_rays(to_pinhole(view))
+    bundle = ray_bundle(view)
+    flip = torch.tensor([-1.0, -1.0, 1.0])
+    expected = torch.nn.functional.normalize(bundle.directions, dim=-1) * flip
+    assert torch.allclose(directions, expected, atol=1e-5)
+    assert torch.allclose(origins, bundle.origins[:, :1] * flip, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pinhole_views_turn_back(size: tuple[int, int]) -> None:
+    cameras = odd_cameras()
+    back = from_pinhole(to_pinhole(CameraView(cameras, size)))
+    assert back.size == size
+    for name in CAMERA_TENSORS:
+        assert torch.allclose(getattr(back.cameras, name), getattr(cameras, name), atol=1e-5), name
+
+
+def test_pinhole_views_repeat_whole_batches() -> None:
+    view = to_pinhole(CameraView(odd_cameras(), (4, 6), torch.randint(4, (3, 5, 2))), torch.randn(3, 4, 4))
+    twice = view.repeated(2)
+    assert len(twice) == 6
+    for name in ("cam_to_world", "intrinsics", "pose", "pixels"):
+        assert torch.equal(getattr(twice, name), torch.cat([getattr(view, name)] * 2)), name

@@ -15,7 +15,15 @@ from toy_models import (
 )
 
 from scenediff.forward import Observation
-from scenediff.sampling import SCHEDULERS, draw_noise, generators, make_scheduler, sample, sample_in_turn
+from scenediff.sampling import (
+    SCHEDULERS,
+    draw_noise,
+    generators,
+    make_scheduler,
+    sample,
+    sample_at_once,
+    sample_in_turn,
+)
 
 VALUES = torch.tensor([0.3, -0.2, 0.1])
 
@@ -112,6 +120,43 @@ def test_ddpm_takes_the_noise_of_its_steps_from_the_generators(denoiser: ExactLi
         step_generators=generators((1, 2, 3)),
     )
     assert not torch.allclose(first, unseeded)
+
+
+def test_temperature_scales_the_noise_to_begin_with(denoiser: ExactLinearDenoiser) -> None:
+    noise = draw_noise((1, 2), generators((5, 6, 7)), "cpu").double()
+    forward, scheduler = denoiser.forward_model, make_scheduler("ddim", training_scheduler())
+    _, cold = sample(denoiser, forward, scheduler, context(), "target", noise, steps=10, temperature=0.5)
+    _, scaled = sample(denoiser, forward, scheduler, context(), "target", 0.5 * noise, steps=10)
+    _, warm = sample(denoiser, forward, scheduler, context(), "target", noise, steps=10)
+    assert torch.equal(cold, scaled)
+    assert (cold - warm).abs().max() > 1e-3
+
+
+def test_thresholds_apply_to_every_guided_estimate(denoiser: ExactLinearDenoiser) -> None:
+    seen: list[Tensor] = []
+
+    def threshold(clean: Tensor) -> Tensor:
+        seen.append(clean)
+        return clean.clamp(-0.1, 0.1)
+
+    _, image = draw(denoiser, steps=4, guidance_scale=3.0, threshold=threshold)
+    assert len(seen) == 4
+    assert seen[0].abs().max() > 0.1
+    assert torch.equal(image, seen[-1].clamp(-0.1, 0.1))
+
+
+def test_other_views_of_one_run_are_rendered_from_its_signal(denoiser: ExactLinearDenoiser) -> None:
+    noise = torch.randn(3, 1, 1, dtype=torch.float64)
+    scheduler = make_scheduler("ddim", training_scheduler())
+    arguments = (denoiser, denoiser.forward_model, scheduler, context())
+    drawn = sample_at_once(*arguments, ["first", "second"], noise, denoised=0, steps=5)
+    assert denoiser.encoded == [(("context",), "first")]
+    signal, image = sample(*arguments, "first", noise, steps=5)
+    assert torch.equal(drawn.signal, signal)
+    assert torch.equal(drawn.observations[0].image, image)
+    rendered = denoiser.forward_model.render(signal, "second")
+    assert torch.equal(drawn.observations[1].image, rendered)
+    assert [observation.view for observation in drawn.observations] == ["first", "second"]
 
 
 def test_every_finished_target_becomes_context_for_the_next(denoiser: ExactLinearDenoiser) -> None:

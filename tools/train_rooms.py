@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scenediff.datasets.rooms.pool import DrawConfig, GroupPool
 from scenediff.datasets.rooms.stream import RoomBatch, RoomStream, render_groups
-from scenediff.losses import LossWeights, TrainingBatch
+from scenediff.losses import LossWeights, Regularizer, TrainingBatch
 from scenediff.networks.pixel_denoiser import DenoiserConfig
 from scenediff.networks.regularizers import DepthSupervision, DirectImage
 from scenediff.pipeline import SamplingDefaults, ScenePipeline, build_model, load
@@ -180,7 +180,9 @@ def _grey(depth: Tensor) -> Tensor:
 
 def training_step(pipeline: ScenePipeline, run: RoomsRun) -> TrainingStep:
     """The model with the run's objective, ready to train."""
-    regularizers = [run.direct, *([run.depth] if run.depth_supervision else [])]
+    regularizers: list[Regularizer] = [run.direct]
+    if run.depth_supervision:
+        regularizers.append(run.depth)
     return TrainingStep(
         pipeline.denoiser, pipeline.renderer, pipeline.scheduler, run.loss, regularizers
     ).train()
@@ -189,7 +191,10 @@ def training_step(pipeline: ScenePipeline, run: RoomsRun) -> TrainingStep:
 def starting_point(run: RoomsRun) -> ScenePipeline:
     """The run's initial model: a checkpoint, or an untrained one with the pretrained image features."""
     if run.init is not None:
-        return load(run.init)
+        pipeline = load(run.init)
+        if not isinstance(pipeline, ScenePipeline):
+            raise ValueError(f"{run.init} is of another architecture; only models of rooms train on rooms")
+        return pipeline
     denoiser, scheduler = build_model(run.denoiser, run.field_config)
     denoiser.backbone.load_imagenet()
     return ScenePipeline(denoiser, scheduler, SamplingDefaults(size=run.draw.size))

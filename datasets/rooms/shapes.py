@@ -72,9 +72,7 @@ def _asset(name, grid, positions, normals, uvs, faces, colours=None) -> Asset:
         texture_layer=np.full(count, -1, np.int16),
         gloss=np.full(count, 20, np.uint8),
         faces=np.asarray(faces, np.int32),
-        levels=() if grid is None else tuple(
-            _thinned(positions, normals, faces, *grid, step) for step in (2, 4)
-        ),
+        levels=() if grid is None else tuple(_thinned(positions, normals, faces, grid, n) for n in (2, 4)),
     )
 
 
@@ -82,15 +80,14 @@ def _thinned(
     positions: np.ndarray,
     normals: np.ndarray,
     faces: np.ndarray,
-    rows: int,
-    columns: int,
-    rest: int,
+    grid: tuple[int, int, int],
     step: int,
 ) -> Level:
     """The level with every `step`-th row and column, and the last ones, of a shape's grids of vertices.
 
-    The `rest` vertices at the end, of a plant's stem, belong to no grid.
+    `grid` is rows, columns, and how many vertices at the end, of a plant's stem, belong to no grid.
     """
+    rows, columns, rest = grid
     grids = (len(positions) - rest) // (rows * columns)
     kept = [np.unique([*range(0, count, step), count - 1]) for count in (rows, columns)]
     between = [

@@ -37,7 +37,12 @@ COMMANDS = {
     "data assets": Command("build the pack of furniture for rooms", "scenediff.cli.data", "DataAssets"),
     "eval rooms": Command("measure a model on rendered rooms", "scenediff.cli.evaluate", "EvalRooms"),
     "eval capture": Command("measure a model on posed photos", "scenediff.cli.evaluate", "EvalCapture"),
+    "convert": Command("read a released checkpoint", "scenediff.cli.convert", "Convert"),
     "bench rasterizer": Command("measure how fast rooms render", "scenediff.cli.bench", "BenchRasterizer"),
+    "bench training": Command("measure how fast the model trains", "scenediff.cli.bench", "BenchTraining"),
+    "bench paper-scale": Command(
+        "time the full-size model", "scenediff.cli.bench_paper_scale", "BenchPaperScale"
+    ),
 }
 
 

@@ -27,6 +27,7 @@ from scenediff.cli.record import Timings, describe_fov, describe_photo, progress
 
 if TYPE_CHECKING:
     from scenediff.datasets.images import Photo
+    from scenediff.dit_pipeline import DitPipeline
     from scenediff.pipeline import ScenePipeline
     from scenediff.renderers.baked import BakedScene
     from scenediff.scene import Scene
@@ -120,7 +121,9 @@ class Sample:
                 say(f"{photo.path}: {notice}")
         return photos
 
-    def _one_photo(self, pipeline: ScenePipeline, photo: Photo, folder: Path, timings: Timings) -> None:
+    def _one_photo(
+        self, pipeline: ScenePipeline | DitPipeline, photo: Photo, folder: Path, timings: Timings
+    ) -> None:
         with timings.stage("sampling"), progress_bar("sampling") as progress:
             scenes = pipeline(
                 photo, num_samples=self.num_samples, steps=self.steps, guidance_scale=self.guidance_scale,
