@@ -235,8 +235,9 @@ class ScenePipeline:
 
     @torch.no_grad()
     def _target_cameras(self, image: Tensor, cameras: PerspectiveCameras) -> list[PerspectiveCameras]:
-        fields = self.deterministic(image, cameras)
-        distance = float(fields.signal.views[0].log_depth.exp().median())
+        with self._precision():
+            view = self.denoiser.read_photo(_photo_observation(image, cameras), self.defaults.size)
+        distance = float(view.log_depth.exp().median())
         return views_around(distance, self.defaults.targets, cameras)
 
     def save(self, folder: str | Path) -> None:

@@ -121,8 +121,8 @@ def uncertainty_panels(scene: SceneLike, scenes: Sequence[Renderable], size: tup
     if scene.target_cameras:
         target = uncertainty_map(scenes, scene.target_cameras[0], size)
         heat = target.color_std / COLOR_STD_SHOWN
-        panels.append(Panel("samples differ: colour, target view", overlay(target.mean, heat)))
-        panels.append(Panel("mean of the samples, target view", target.mean))
+        panels.append(Panel("target view: they differ", overlay(target.mean, heat)))
+        panels.append(Panel("target view: their mean", target.mean))
     return panels
 
 

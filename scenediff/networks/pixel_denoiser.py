@@ -74,7 +74,7 @@ class PixelDenoiser(nn.Module):
     ) -> EncodedContext:
         """Reads the context views and renders the deterministic field at the target view."""
         height, width = target_view.size
-        views = tuple(self._context_view(observation, drop, min(height, width)) for observation in context)
+        views = tuple(self.read_photo(observation, min(height, width), drop) for observation in context)
         signal = FieldSignal(views)
         rendering = self.renderer.render_all(signal, target_view)
         return EncodedContext(signal, rendering.image, rendering)
@@ -94,7 +94,15 @@ class PixelDenoiser(nn.Module):
         view = FieldView(target_view.cameras, features, log_depth, image, present)
         return FieldSignal((*context.signal.views, view))
 
-    def _context_view(self, observation: Observation, drop: Tensor | None, short_side: int) -> FieldView:
+    def read_photo(
+        self, observation: Observation, short_side: int, drop: Tensor | None = None
+    ) -> FieldView:
+        """Features and depth of a context view.
+
+        Args:
+            short_side: of the feature map, pixels.
+            drop: (batch,) bool, elements that are hidden.
+        """
         image, cameras = observation.image, observation.view.cameras
         present = torch.ones_like(image[:, 0, 0, 0])
         if drop is not None:
