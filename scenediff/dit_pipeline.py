@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler, SchedulerMixin
 from pytorch3d.renderer import PerspectiveCameras
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from scenediff.ddim import EvenDDIM
@@ -27,7 +26,9 @@ from scenediff.pipeline import (
     DIT_FORMAT,
     WEIGHTS_NAME,
     CheckpointError,
+    counted,
     read_config,
+    read_weights,
     views_around,
 )
 from scenediff.renderers.cameras import CameraView, PinholeView, look_ahead, to_pinhole
@@ -198,21 +199,15 @@ class DitPipeline:
         guidance_scale: float,
         progress: Callable[[int, int], None] | None = None,
     ) -> VolumeSignal:
-        sources, done = generators(seeds), 0
-
-        def advance(*_: object) -> None:
-            nonlocal done
-            done += 1
-            if progress is not None:
-                progress(done, steps * len(targets))
-
+        sources = generators(seeds)
         threshold = DynamicThreshold(self.defaults.threshold) if self.defaults.threshold else None
         with self._precision():
             drawn = sample_in_turn(
                 self.denoiser, self.renderer, self.make_scheduler(), [context], targets,
                 [draw_noise(context.image.shape[1:], sources, self.device) for _ in targets],
                 steps=steps, guidance_scale=guidance_scale, temperature=self.defaults.temperature,
-                threshold=threshold, step_generators=sources, callback=advance,
+                threshold=threshold, step_generators=sources,
+                callback=counted(progress, steps * len(targets)),
             )
         return map_volume(drawn.signal, Tensor.float)
 
@@ -253,18 +248,7 @@ class DitPipeline:
         except (KeyError, TypeError, ValueError) as error:
             message = f"{folder / CONFIG_NAME}: settings missing or unknown ({error!r})"
             raise CheckpointError(message) from error
-        path = folder / WEIGHTS_NAME
-        try:
-            weights = {name: value.float() for name, value in load_file(path).items()}
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path}: not a readable weights file ({error})") from error
-        wanted = {name: value.shape for name, value in denoiser.state_dict().items()}
-        found = {name: value.shape for name, value in weights.items()}
-        if wanted != found:
-            names = ", ".join(sorted({name for name, _ in wanted.items() ^ found.items()})[:3])
-            message = f"{path}: weights don't fit {CONFIG_NAME} (names or shapes differ: {names})"
-            raise CheckpointError(message)
-        denoiser.load_state_dict(weights, assign=True)
+        denoiser.load_state_dict(read_weights(folder, denoiser), assign=True)
         return cls(denoiser, defaults).to(device)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -211,20 +212,13 @@ class ScenePipeline:
         progress: Callable[[int, int], None] | None = None,
     ) -> SceneBatch:
         sources = generators(seeds)
-        done = 0
-
-        def advance(*_: object) -> None:
-            nonlocal done
-            done += 1
-            if progress is not None:
-                progress(done, steps * len(targets))
-
         with self._precision():
             drawn = sample_in_turn(
                 self.denoiser, self.renderer, make_scheduler(self.defaults.scheduler, self.scheduler),
                 [_photo_observation(image, cameras)], [CameraView(target, size) for target in targets],
                 [draw_noise((3, *size), sources, image.device) for _ in targets],
-                steps=steps, guidance_scale=guidance_scale, step_generators=sources, callback=advance,
+                steps=steps, guidance_scale=guidance_scale, step_generators=sources,
+                callback=counted(progress, steps * len(targets)),
             )
         return SceneBatch(map_signal(drawn.signal, Tensor.float), self.renderer, drawn.observations)
 
@@ -274,19 +268,8 @@ class ScenePipeline:
         except (KeyError, TypeError, ValueError) as error:
             message = f"{folder / CONFIG_NAME}: settings missing or unknown ({error!r})"
             raise CheckpointError(message) from error
-        path = folder / WEIGHTS_NAME
-        try:
-            weights = {name: value.float() for name, value in load_file(path).items()}
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path}: not a readable weights file ({error})") from error
-        kept = {name: value for name, value in denoiser.state_dict().items() if value.is_floating_point()}
-        wanted = {name: value.shape for name, value in kept.items()}
-        found = {name: value.shape for name, value in weights.items()}
-        if wanted != found:
-            names = ", ".join(sorted({name for name, _ in wanted.items() ^ found.items()})[:3])
-            message = f"{path}: weights don't fit {CONFIG_NAME} (names or shapes differ: {names})"
-            raise CheckpointError(message)
-        denoiser.load_state_dict(weights, strict=False)  # the backbone's integer counters are not kept
+        # the backbone's integer counters are not kept
+        denoiser.load_state_dict(read_weights(folder, denoiser), strict=False)
         return cls(denoiser, scheduler, defaults).to(device)
 
 
@@ -342,6 +325,38 @@ def read_config(folder: Path, *formats: str) -> dict[str, Any]:
         known = " and ".join(map(repr, formats))
         raise CheckpointError(f"{path}: format {found!r}, but this version of scenediff reads {known}")
     return config
+
+
+def read_weights(folder: Path, model: torch.nn.Module) -> dict[str, Tensor]:
+    """A checkpoint's weights in float32, one for each of the model's floating-point tensors.
+
+    Raises:
+        CheckpointError: the file is unreadable, or names or shapes are not the model's.
+    """
+    path = folder / WEIGHTS_NAME
+    try:
+        weights = {name: value.float() for name, value in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a readable weights file ({error})") from error
+    kept = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+    wanted = {name: value.shape for name, value in kept.items()}
+    found = {name: value.shape for name, value in weights.items()}
+    if wanted != found:
+        names = ", ".join(sorted({name for name, _ in wanted.items() ^ found.items()})[:3])
+        message = f"{path}: weights don't fit {CONFIG_NAME} (names or shapes differ: {names})"
+        raise CheckpointError(message)
+    return weights
+
+
+def counted(progress: Callable[[int, int], None] | None, total: int) -> Callable[..., None]:
+    """A sampler's callback that tells `progress` how many of all steps are done."""
+    steps = itertools.count(1)
+
+    def advance(*_: object) -> None:
+        if progress is not None:
+            progress(next(steps), total)
+
+    return advance
 
 
 def views_around(distance: float, count: int, cameras: PerspectiveCameras) -> list[PerspectiveCameras]:
