@@ -33,6 +33,7 @@ BACKWARD_WARPS = 8  # of the view's backward kernel: with 4, Triton 3.6 reads be
 HALF_TURNS = tuple(2.0 ** (octave - 2) for octave in range(5))  # of the waves, for each unit of log depth
 STEPS = (1.5, 6.0, 24.0, 60.0)
 BUMPS = (3.0, 10.0, 30.0, 80.0)
+# widths of layers are multiples of 8: matrix units want rows aligned to 16 bytes
 GEOMETRY, GEOMETRY_TILE, GATES = 24, 32, 8
 ROW = 5  # of a point in a view: its gate, its colour's gate, its colour
 

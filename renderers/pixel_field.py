@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,16 @@ from torch.nn import functional
 
 from scenediff.renderers.bilinear import sample_map
 from scenediff.renderers.cameras import CameraView
-from scenediff.renderers.fused_field import decode_points, fits, pack_camera
+from scenediff.renderers.fused_field import (
+    BUMPS,
+    GATES,
+    GEOMETRY,
+    HALF_TURNS,
+    STEPS,
+    decode_points,
+    fits,
+    pack_camera,
+)
 from scenediff.renderers.fused_rays import composite_rays, place_on_rays
 from scenediff.renderers.rays import invert_cdf, log_spaced_edges, ray_bundle, stratified_quantiles
 
@@ -51,6 +61,14 @@ class FieldView:
     def photo_size(self) -> tuple[int, int]:
         """(height, width) of the photo."""
         return self.size or (self.image.shape[-2], self.image.shape[-1])
+
+    @cached_property
+    def packed_camera(self) -> Tensor:
+        """The camera as the fused kernels read it."""
+        cameras = self.cameras
+        return pack_camera(
+            cameras.R, cameras.T, cameras.focal_length, cameras.principal_point, self.present, self.photo_size
+        )
 
 
 @dataclass(frozen=True)
@@ -103,8 +121,6 @@ class FieldConfig:
             raise ValueError(f"uniform_share must lie in (0, 1], got {self.uniform_share}")
 
 
-GEOMETRY_CHANNELS = 24  # like every width here a multiple of 8: matrix units want rows aligned to 16 bytes
-GATE_CHANNELS = 8
 DENSITY_SCALE = 30.0  # opacity per unit of log depth at softplus 1: a wall needs a jump within a few per cent
 
 
@@ -147,9 +163,9 @@ class PixelField(nn.Module):
     def __init__(self, config: FieldConfig):
         super().__init__()
         width = config.channels
-        self.geometry = PointLinear(GEOMETRY_CHANNELS, width)
+        self.geometry = PointLinear(GEOMETRY, width)
         self.view_layers = nn.ModuleList([PointLinear(width, width) for _ in range(2)])
-        self.view_gates = PointLinear(width, GATE_CHANNELS)  # weights of the view, of its pixel's colour
+        self.view_gates = PointLinear(width, GATES)  # weights of the view, of its pixel's colour
         self.hidden = PointLinear(width, width)
         self.output = PointLinear(width, 5 + config.feature_channels)
         nn.init.zeros_(self.output.weight[:1])
@@ -208,12 +224,12 @@ def project(points: Tensor, cameras: PerspectiveCameras, size: tuple[int, int]) 
 def encode_geometry(
     grid: Tensor, depth: Tensor, predicted_log_depth: Tensor, valid: Tensor, dtype: torch.dtype
 ) -> Tensor:
-    """(batch, points, GEOMETRY_CHANNELS): where a point lies in a view, how far from what is seen there."""
+    """(batch, points, GEOMETRY): where a point lies in a view, how far from what is seen there."""
     log_depth = depth.clamp(min=1e-2).log()[..., None]
-    octaves = [log_depth * (torch.pi * 2.0**octave) for octave in range(-2, 3)]
+    octaves = [log_depth * (torch.pi * turns) for turns in HALF_TURNS]
     offset = (log_depth - predicted_log_depth).clamp(-4, 4)
-    steps = [(offset * scale).tanh() for scale in (1.5, 6.0, 24.0, 60.0)]
-    bumps = [torch.exp(-(offset * scale).square()) for scale in (3.0, 10.0, 30.0, 80.0)]
+    steps = [(offset * scale).tanh() for scale in STEPS]
+    bumps = [torch.exp(-(offset * scale).square()) for scale in BUMPS]
     position = grid.clamp(-2, 2)
     radius = position.square().sum(-1, keepdim=True)
     waves = [wave(octave) for octave in octaves for wave in (torch.sin, torch.cos)]
@@ -301,7 +317,7 @@ class PixelFieldRenderer(nn.Module):
         quantiles = stratified_quantiles(shape, bundle.origins, jitter=self.training)
         if self.fused(signal):
             return place_on_rays(
-                bundle.origins, bundle.directions, [_packed(view) for view in signal.views],
+                bundle.origins, bundle.directions, [view.packed_camera for view in signal.views],
                 [view.log_depth for view in signal.views], quantiles, bins=config.proposal_bins,
                 near=config.near, far=config.far, uniform_share=config.uniform_share,
             )
@@ -327,7 +343,8 @@ class PixelFieldRenderer(nn.Module):
         views = signal.views
         return decode_points(
             points, [view.features for view in views], [view.log_depth.float() for view in views],
-            [view.image.float() for view in views], [_packed(view) for view in views], self.field.weights(),
+            [view.image.float() for view in views], [view.packed_camera for view in views],
+            self.field.weights(),
         )
 
     def _assemble(self, parts: list[tuple[Tensor, Tensor, Tensor]], size: tuple[int, int]) -> Rendering:
@@ -392,13 +409,6 @@ def map_signal(signal: FieldSignal, function: Callable[[Tensor], Tensor]) -> Fie
         )
 
     return FieldSignal(tuple(mapped(view) for view in signal.views))
-
-
-def _packed(view: FieldView) -> Tensor:
-    cameras = view.cameras
-    return pack_camera(
-        cameras.R, cameras.T, cameras.focal_length, cameras.principal_point, view.present, view.photo_size
-    )
 
 
 def _look_up(view: FieldView, points: Tensor) -> SeenPoints:

@@ -27,6 +27,7 @@ from scenediff.pipeline import (
     WEIGHTS_NAME,
     CheckpointError,
     counted,
+    precision_on,
     read_config,
     read_weights,
     views_around,
@@ -175,7 +176,7 @@ class DitPipeline:
     def deterministic(self, context_image: Tensor, context_cameras: PerspectiveCameras) -> VolumeBatch:
         """The deterministic branch's fields: one average guess for each photo."""
         context = self._context(context_image, context_cameras)
-        with self._precision():
+        with precision_on(self.device):
             guess = self.denoiser.signal(self.denoiser.read([context]), [context], sampled=False)
         return VolumeBatch(PhotoVolume(map_volume(guess, Tensor.float), context_image), self.renderer)
 
@@ -201,7 +202,7 @@ class DitPipeline:
     ) -> VolumeSignal:
         sources = generators(seeds)
         threshold = DynamicThreshold(self.defaults.threshold) if self.defaults.threshold else None
-        with self._precision():
+        with precision_on(self.device):
             drawn = sample_in_turn(
                 self.denoiser, self.renderer, self.make_scheduler(), [context], targets,
                 [draw_noise(context.image.shape[1:], sources, self.device) for _ in targets],
@@ -211,14 +212,9 @@ class DitPipeline:
             )
         return map_volume(drawn.signal, Tensor.float)
 
-    def _precision(self) -> torch.autocast:
-        """Half precision for matrix products on a GPU; full precision on a CPU."""
-        device = self.device.type
-        return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
-
     @torch.no_grad()
     def _target_cameras(self, context: Observation, cameras: PerspectiveCameras) -> list[PerspectiveCameras]:
-        with self._precision():
+        with precision_on(self.device):
             guess = self.denoiser.signal(self.denoiser.read([context]), [context], sampled=False)
             distance = float(self.renderer.render_all(guess, context.view).distance.median())
         return views_around(distance, self.defaults.targets, cameras)

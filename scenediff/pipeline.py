@@ -196,7 +196,7 @@ class ScenePipeline:
     def deterministic(self, context_image: Tensor, context_cameras: PerspectiveCameras) -> SceneBatch:
         """The deterministic branch's fields: one average guess for each photo."""
         view = CameraView(context_cameras, (self.defaults.size,) * 2)
-        with self._precision():
+        with precision_on(self.device):
             encoded = self.denoiser.encode([_photo_observation(context_image, context_cameras)], view)
         return SceneBatch(map_signal(encoded.signal, Tensor.float), self.renderer)
 
@@ -212,7 +212,7 @@ class ScenePipeline:
         progress: Callable[[int, int], None] | None = None,
     ) -> SceneBatch:
         sources = generators(seeds)
-        with self._precision():
+        with precision_on(self.device):
             drawn = sample_in_turn(
                 self.denoiser, self.renderer, make_scheduler(self.defaults.scheduler, self.scheduler),
                 [_photo_observation(image, cameras)], [CameraView(target, size) for target in targets],
@@ -222,14 +222,9 @@ class ScenePipeline:
             )
         return SceneBatch(map_signal(drawn.signal, Tensor.float), self.renderer, drawn.observations)
 
-    def _precision(self) -> torch.autocast:
-        """Half precision for matrix products on a GPU, as in training; full precision on a CPU."""
-        device = self.device.type
-        return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
-
     @torch.no_grad()
     def _target_cameras(self, image: Tensor, cameras: PerspectiveCameras) -> list[PerspectiveCameras]:
-        with self._precision():
+        with precision_on(self.device):
             view = self.denoiser.read_photo(_photo_observation(image, cameras), self.defaults.size)
         distance = float(view.log_depth.exp().median())
         return views_around(distance, self.defaults.targets, cameras)
@@ -346,6 +341,11 @@ def read_weights(folder: Path, model: torch.nn.Module) -> dict[str, Tensor]:
         message = f"{path}: weights don't fit {CONFIG_NAME} (names or shapes differ: {names})"
         raise CheckpointError(message)
     return weights
+
+
+def precision_on(device: torch.device) -> torch.autocast:
+    """Half precision for matrix products on a GPU, as in training; full precision on a CPU."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def counted(progress: Callable[[int, int], None] | None, total: int) -> Callable[..., None]:

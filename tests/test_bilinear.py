@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from interpreted import check_interpreted
 from torch import Tensor
 
 from scenediff.renderers.bilinear import gather_reference, sample_map
@@ -94,14 +90,4 @@ def test_kernels_interpreted_on_the_cpu() -> None:
         "from test_bilinear import check_kernels; from scenediff.renderers.bilinear import _GatherBilinear;"
         "import torch; torch.manual_seed(0); check_kernels(_GatherBilinear.apply, 'cpu'); print('agreed')"
     )
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parent,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.stdout.strip() == "agreed", done.stderr
+    check_interpreted(code)

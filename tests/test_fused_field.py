@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from interpreted import check_interpreted
 from pytorch3d.renderer import RayBundle
 from torch import Tensor, nn
 
@@ -59,13 +55,7 @@ def fused_decode(renderer: PixelFieldRenderer, signal: FieldSignal, points: Tens
 
 
 def packed(signal: FieldSignal) -> list[Tensor]:
-    return [
-        fused_field.pack_camera(
-            view.cameras.R, view.cameras.T, view.cameras.focal_length, view.cameras.principal_point,
-            view.present, view.photo_size,
-        )
-        for view in signal.views
-    ]
+    return [view.packed_camera for view in signal.views]
 
 
 def gradients(results: tuple[Tensor, ...], leaves: list[Tensor]) -> tuple[Tensor, ...]:
@@ -172,9 +162,4 @@ def test_interpreted_kernels() -> None:
         "t.fused_field.POINTS = 16; "  # several blocks, the last one partly filled
         "t.check_decoding('cpu', torch.float32, 5e-5, 16, 37); t.check_rays('cpu', 1e-5); print('agreed')"
     )
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent, env=environment, capture_output=True,
-        text=True, timeout=120, check=False,
-    )
-    assert done.stdout.strip() == "agreed", done.stderr
+    check_interpreted(code)

@@ -3,14 +3,11 @@ kernels on a GPU and interpreted."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
+from interpreted import check_interpreted
 from torch import Tensor
 
 from scenediff.networks import fused_norm
@@ -127,14 +124,4 @@ def test_kernels_interpreted_on_the_cpu() -> None:
         "from test_fused_norm import check_kernels, interpreted;"
         "import torch; torch.manual_seed(0); check_kernels(interpreted, 'cpu'); print('agreed')"
     )
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parent,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.stdout.strip() == "agreed", done.stderr
+    check_interpreted(code)
