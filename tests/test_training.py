@@ -5,6 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -192,6 +196,74 @@ def test_dropout_hides_the_context(tmp_path: Path) -> None:
 def new_linear_step_weights() -> Tensor:
     torch.manual_seed(0)
     return new_linear_step().denoiser.network[0].weight.detach()
+
+
+TWO_PROCESSES = """
+import json, sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from accelerate import PartialState
+from test_training import CONFIG
+from toy_models import linear_batch, new_linear_step
+from scenediff.training import _average_gradients, train
+
+state = PartialState(cpu=True)
+torch.manual_seed(state.process_index)
+step = new_linear_step()  # every process starts from other weights
+seen = []
+def batches(generator):
+    seen.append(linear_batch(32, generator))
+    return seen[-1]
+figures = train(step, batches, replace(CONFIG, max_steps=20, batch_size=32), Path(sys.argv[1]))
+weight = torch.nn.Parameter(torch.zeros(3))
+weight.grad = torch.arange(3.0) * (state.process_index + 1)
+_average_gradients([weight, torch.nn.Parameter(torch.zeros(1))])
+answer = {"weights": [p.sum().item() for p in step.parameters()], "first": float(seen[0].target.image.sum()),
+          "mean": weight.grad.tolist(), "elements": figures["elements"]}
+Path(sys.argv[1], f"{state.process_index}.json").write_text(json.dumps(answer))
+"""
+
+
+def test_two_processes_take_the_same_steps_on_batches_of_their_own(tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {
+        **os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parent),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+    }  # fmt: skip
+    running = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(tmp_path)], env={**common, "RANK": rank, "LOCAL_RANK": rank}
+        )
+        for rank in ("0", "1")
+    ]
+    assert [process.wait(120) for process in running] == [0, 0]
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first["weights"] == second["weights"]
+    assert first["first"] != second["first"]
+    assert first["mean"] == second["mean"] == [0, 1.5, 3]
+    assert first["elements"] == second["elements"] == 2 * 20 * 32
+
+
+def test_pretrained_parameters_learn_at_their_share_of_the_rate(tmp_path: Path) -> None:
+    """Adam's first step is as long as the rate, whatever the gradient."""
+    config = replace(CONFIG, max_steps=1, warmup_steps=0, pretrained_rate=0.1, weight_decay=0.0)
+    step = new_linear_step()
+    first, last = step.denoiser.network[0].weight, step.denoiser.network[4].weight
+    before = first.detach().clone(), last.detach().clone()
+    train_toy(step, linear_batch, config, tmp_path, pretrained=[first])
+    state = torch.load(tmp_path / "state" / "pytorch_model.bin", weights_only=True)
+    moved = [
+        (state[f"denoiser.network.{index}.weight"] - value).abs().max()
+        for index, value in zip((0, 4), before, strict=True)
+    ]
+    assert moved[0] == pytest.approx(0.1 * config.learning_rate, rel=1e-3)
+    assert moved[1] == pytest.approx(config.learning_rate, rel=1e-3)
 
 
 def weight_decay_factor(config: TrainConfig) -> float:

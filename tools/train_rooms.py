@@ -8,17 +8,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from scenediff.datasets.rooms.pool import DrawConfig, GroupPool
+from scenediff.datasets.rooms.pool import DrawConfig, GroupPool, PhotoBatch
 from scenediff.datasets.rooms.stream import RoomBatch, RoomStream, render_groups
 from scenediff.losses import LossWeights, Regularizer, TrainingBatch
 from scenediff.networks.pixel_denoiser import DenoiserConfig
+from scenediff.networks.reading import PhotoReading
 from scenediff.networks.regularizers import DepthSupervision, DirectImage
 from scenediff.pipeline import SamplingDefaults, ScenePipeline, build_model, load
 from scenediff.renderers.pixel_field import FieldConfig
@@ -43,6 +44,9 @@ class RoomsRun:
         pool_warmup: groups to wait for before the first step.
         render_seconds: waits at most so long for them, and ends rendering then: training and rendering slow
             each other down on one GPU. 0 renders all the while.
+        reading_minutes: length of a first stage that only learns the depth of single photos, fine-tuning the
+            image features too; 0 for none.
+        reading_factor: photos in a step of it, for each pair in a step of the rest.
         view_size: side of the rendered views, pixels; a multiple of the diffusion's.
         data_seed: of the rooms; change it when training goes on from a checkpoint.
         depth_supervision: also learn from true depths; False is the method's pure form, images alone.
@@ -63,6 +67,8 @@ class RoomsRun:
     pool_groups: int = 60_000
     pool_warmup: int = 4_000
     render_seconds: float = 0.0
+    reading_minutes: float = 0.0
+    reading_factor: int = 4
     view_size: int = 128
     data_seed: int = 1
     depth_supervision: bool = True
@@ -83,7 +89,6 @@ def train_rooms(run: RoomsRun, device: torch.device | str) -> dict[str, float]:
         figures of the run, the rooms' included.
     """
     pipeline = starting_point(run).to(device)
-    step = training_step(pipeline, run)
     seen = render_groups(4_242, run.grid_rooms, run.view_size, "heldout")
     pool = GroupPool(run.pool_groups, device, depth_size=run.draw.size)
     with filling(pool, run) as renderer:
@@ -95,11 +100,35 @@ def train_rooms(run: RoomsRun, device: torch.device | str) -> dict[str, float]:
         renderer.wait(run.pool_warmup, run.render_seconds or math.inf)
         if run.render_seconds:
             renderer.stop()
+        reading = {} if run.resume else learn_reading(pipeline, pool, run)
+        step = training_step(pipeline, run)
         figures = train(
             step, next_batch, run.train, run.output, resume=run.resume,
             on_save=lambda steps: _keep(pipeline, step, seen, run, steps),
         )
-    return figures | {"groups_rendered": pool.written, "views_rendered": pool.written * seen.images.shape[1]}
+    views = pool.written * seen.images.shape[1]
+    return figures | reading | {"groups_rendered": pool.written, "views_rendered": views}
+
+
+def learn_reading(pipeline: ScenePipeline, pool: GroupPool, run: RoomsRun) -> dict[str, float]:
+    """The first stage: depth of single photos; its log is in reading/. Returns its figures."""
+    if run.reading_minutes <= 0:
+        return {}
+    features = pipeline.denoiser.backbone.requires_grad_(True)
+    photos = run.reading_factor * run.train.batch_size
+
+    def next_batch(generator: torch.Generator) -> PhotoBatch:
+        return pool.draw_photos(photos, run.draw, generator)
+
+    config = replace(
+        run.train, minutes=run.reading_minutes, batch_size=photos, save_every_minutes=math.inf
+    )
+    reading = PhotoReading(pipeline.denoiser, run.draw.size, run.depth)
+    figures = train(
+        reading, next_batch, config, run.output / "reading", pretrained=list(features.parameters())
+    )
+    features.requires_grad_(False)
+    return {f"reading_{name}": value for name, value in figures.items()}
 
 
 class BackgroundRenderer:
@@ -114,7 +143,11 @@ class BackgroundRenderer:
 
     def _work(self) -> None:
         try:
-            with RoomStream(self.run.workers, size=self.run.view_size, seed=self.run.data_seed) as stream:
+            run = self.run
+            gpu = self.pool.device.index or 0
+            with RoomStream(
+                run.workers, size=run.view_size, seed=run.data_seed, device_index=gpu
+            ) as stream:
                 for batch in stream:
                     self.pool.add(batch)
                     if self._stopping.is_set():
@@ -145,7 +178,7 @@ class BackgroundRenderer:
 
 @contextmanager
 def filling(pool: GroupPool, run: RoomsRun) -> Iterator[BackgroundRenderer]:
-    """Renders rooms into the pool in the background."""
+    """Renders rooms into the pool in the background, on the pool's GPU."""
     renderer = BackgroundRenderer(pool, run)
     try:
         yield renderer

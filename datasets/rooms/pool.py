@@ -46,6 +46,14 @@ class RoomTruth:
     target_depth: Tensor
 
 
+@dataclass(frozen=True)
+class PhotoBatch:
+    """Single photos and their depths: (batch, 1, size, size), metres, 0 where unknown."""
+
+    photo: Observation
+    depth: Tensor
+
+
 class GroupPool:
     """A ring of view groups in the device's memory.
 
@@ -103,10 +111,32 @@ class GroupPool:
             order = torch.rand(batch, views, generator=generator, device=self.device).argsort(1)[:, : 3 + two]
             picked = {name: value[group[:, None], order] for name, value in self._tensors.items()}
         picked = _mirrored(picked, torch.rand(batch, generator=generator, device=self.device) < 0.5)
-        images = picked["images"].permute(0, 1, 4, 2, 3).float() / 127.5 - 1  # (batch, roles, 3, S, S)
+        images = _normalised(picked["images"])  # (batch, roles, 3, S, S)
         sensors = (0, 3) if two else (0,)
         images = photograph(images, sensor_views=sensors, generator=generator, strength=config.photometric)
         return _assemble(images, picked, two, config, generator)
+
+
+    def draw_photos(self, batch: int, config: DrawConfig, generator: torch.Generator) -> PhotoBatch:
+        """Single views in the role of the photo."""
+        if not self.filled:
+            raise ValueError("the pool is empty: add groups before drawing from it")
+        with self._lock:
+            group = torch.randint(self.filled, (batch,), generator=generator, device=self.device)
+            views = self._tensors["images"].shape[1]
+            view = torch.randint(views, (batch,), generator=generator, device=self.device)
+            picked = {name: value[group, view][:, None] for name, value in self._tensors.items()}
+        picked = _mirrored(picked, torch.rand(batch, generator=generator, device=self.device) < 0.5)
+        images = _normalised(picked["images"])
+        images = photograph(images, generator=generator, strength=config.photometric)[:, 0]
+        camera = _cameras(picked, 0)
+        photo = Observation(images, CameraView(relative_to(camera, camera), images.shape[-2:]))
+        return PhotoBatch(photo, picked["depths"].float())
+
+
+def _normalised(images: Tensor) -> Tensor:
+    """(batch, views, height, width, 3) uint8 -> (batch, views, 3, height, width) in [-1, 1]."""
+    return images.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
 
 
 def median_pool(depth: Tensor, factor: int) -> Tensor:

@@ -82,9 +82,12 @@ class Photos:
 class Rasterizer:
     """Draws rooms made from one pack. Holds an OpenGL context: use one for each process, and `close` it."""
 
-    def __init__(self, pack: AssetPack, stage: Stage = untimed) -> None:
-        """`stage` surrounds "probes", "shadows", "surfaces", "lighting", "develop" and "read back"."""
-        self.context = _create_context()
+    def __init__(self, pack: AssetPack, stage: Stage = untimed, device_index: int = 0) -> None:
+        """`stage` surrounds "probes", "shadows", "surfaces", "lighting", "develop" and "read back".
+
+        `device_index` chooses among several GPUs.
+        """
+        self.context = _create_context(device_index)
         self.stage = stage
         self._geometry = Geometry(self.context, (*pack.assets, *unit_shapes()))
         self._textures = self._upload_textures(pack.textures)
@@ -339,8 +342,10 @@ def _shader(name: str) -> str:
     return (Path(__file__).parent / f"{name}.glsl").read_text()
 
 
-def _create_context() -> moderngl.Context:
+def _create_context(device_index: int) -> moderngl.Context:
     try:
-        return moderngl.create_context(require=430, standalone=True, backend="egl")
+        return moderngl.create_context(
+            require=430, standalone=True, backend="egl", device_index=device_index
+        )
     except Exception as error:  # moderngl raises bare exceptions here
         raise RuntimeError(_REMEDY.format(error=error)) from error

@@ -62,6 +62,7 @@ class StreamConfig:
         seed: of everything.
         split: "train" or "heldout".
         pack_path: an asset pack; None is the bundled one.
+        device_index: the GPU that draws, where there are several.
     """
 
     size: int = 128
@@ -70,6 +71,7 @@ class StreamConfig:
     seed: int = 0
     split: str = "train"
     pack_path: str | None = None
+    device_index: int = 0
 
     def __post_init__(self) -> None:
         for name in ("size", "views", "groups_per_room"):
@@ -85,7 +87,7 @@ class RoomPhotographer:
         self.config = config
         self.stage = stage
         self.pack = AssetPack.load(config.pack_path)
-        self.rasterizer = Rasterizer(self.pack, stage)
+        self.rasterizer = Rasterizer(self.pack, stage, config.device_index)
 
     def __enter__(self) -> RoomPhotographer:
         return self
@@ -156,12 +158,13 @@ class RoomStream:
         split: str = "train",
         pack_path: str | Path | None = None,
         start: int = 0,
+        device_index: int = 0,
     ) -> None:
         """`start` is the number of the first room, to go on where an earlier stream ended."""
         if workers < 1:
             raise ValueError(f"workers: got {workers}, wanted at least 1")
         path = None if pack_path is None else str(pack_path)
-        self.config = StreamConfig(size, views, groups_per_room, seed, split, path)
+        self.config = StreamConfig(size, views, groups_per_room, seed, split, path, device_index)
         self.workers = workers
         self.start = start
         self._running: list[_Worker] = []

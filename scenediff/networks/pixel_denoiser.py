@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scenediff.forward import EncodedContext, Observation
-from scenediff.networks.backbone import STAGE_CHANNELS, FrozenBackbone
+from scenediff.networks.backbone import STAGE_CHANNELS, ImageNetFeatures
 from scenediff.networks.unet import GroupNorm, UNet, timestep_embedding
 from scenediff.renderers.cameras import CameraView, resized
 from scenediff.renderers.pixel_field import FieldSignal, FieldView, PixelFieldRenderer, Rendering
@@ -52,7 +52,7 @@ class PixelDenoiser(nn.Module):
         super().__init__()
         self.config, self.renderer = config, renderer
         width, field = config.channels[0], renderer.config
-        self.backbone = FrozenBackbone()
+        self.backbone = ImageNetFeatures()
         self.injections = nn.ModuleList(
             nn.Conv2d(inputs, outputs, 1)
             for inputs, outputs in zip(STAGE_CHANNELS, config.channels[1:], strict=False)

@@ -52,18 +52,17 @@ class DepthSupervision:
         present = signal.views[0].present
         shown = present / present.mean().clamp(min=1e-3)
         truth = batch.truth
-        context = self._error(signal.views[0].log_depth, truth.context_depth)
-        target = self._error(signal.views[-1].log_depth, truth.target_depth)
-        rendered = self._error(encoded.extras.depth.float().log(), truth.target_depth)
+        context = self.error(signal.views[0].log_depth, truth.context_depth)
+        target = self.error(signal.views[-1].log_depth, truth.target_depth)
+        rendered = self.error(encoded.extras.depth.float().log(), truth.target_depth)
         return {
             "depth_context": self.context * (shown * context).mean(),
             "depth_target": self.target * (level_weight * target).mean(),
             "depth_rendered": self.rendered * (shown * rendered).mean(),
         }
 
-
-    def _error(self, log_depth: Tensor, truth: Tensor) -> Tensor:
-        """(batch,) absolute errors where the truth is known, and of differences across and down."""
+    def error(self, log_depth: Tensor, truth: Tensor) -> Tensor:
+        """(batch,) errors of (batch, 1, h, w) maps where the truth is known: absolute, and of their steps."""
         known = truth > 0
         error = log_depth - truth.clamp(min=1e-3).log()
         total = _mean_where(error.abs(), known)

@@ -1,0 +1,39 @@
+"""Learning to read depth from single photos, before the whole model trains: no field, no noise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scenediff.losses import random_drop
+from scenediff.networks.pixel_denoiser import PixelDenoiser
+from scenediff.networks.regularizers import DepthSupervision
+from scenediff.training import Objective
+
+
+class PhotoReading(Objective):
+    """Scores the log depth that the denoiser reads from photos, in batches of (photo, depth).
+
+    A photo costs about a tenth of what a pair costs the whole objective, and where things are is most of what
+    a field has to know, so that some minutes of it go a long way.
+
+    Args:
+        denoiser: what is trained, as far as it reads photos.
+        size: of the feature map, pixels of the shorter side.
+        depth: the error that is minimised; its weights play no part.
+    """
+
+    def __init__(self, denoiser: PixelDenoiser, size: int, depth: DepthSupervision):
+        super().__init__()
+        self.denoiser, self.size, self.depth = denoiser, size, depth
+
+    def draw(self, batch: Any, context_dropout: float, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Hidden photos, of which the model is to know what is likely."""
+        image = batch.photo.image
+        return (random_drop(len(image), context_dropout, generator, image.device),)
+
+    def forward(self, batch: Any, drop: Tensor) -> dict[str, Tensor]:
+        read = self.denoiser.read_photo(batch.photo, self.size, drop)
+        return {"reading": self.depth.error(read.log_depth, batch.depth).mean()}

@@ -1,0 +1,58 @@
+"""Learning depth from single photos: what is trained, what is not, and that it learns."""
+
+from __future__ import annotations
+
+import torch
+from tiny_pipeline import tiny_pipeline
+
+from scenediff.datasets.rooms.pool import PhotoBatch
+from scenediff.forward import Observation
+from scenediff.networks.reading import PhotoReading
+from scenediff.networks.regularizers import DepthSupervision
+from scenediff.renderers.cameras import CameraView, look_ahead
+
+
+def photo_batch(count: int = 4, size: int = 32) -> PhotoBatch:
+    """Brightness tells the depth, from 1 to 3 metres."""
+    source = torch.Generator().manual_seed(0)
+    shade = torch.rand(count, 1, 4, 4, generator=source).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    image = (2 * shade - 1).expand(-1, 3, -1, -1)
+    photo = Observation(image, CameraView(look_ahead(count, 60.0), (size, size)))
+    return PhotoBatch(photo, (1 + 2 * shade)[:, :, ::2, ::2])
+
+
+def test_it_learns_depth_and_leaves_the_rest_of_the_model_alone() -> None:
+    denoiser = tiny_pipeline(size=16).denoiser
+    reading = PhotoReading(denoiser, 16, DepthSupervision(edges=0.5)).train()
+    batch = photo_batch()
+    shown = (torch.zeros(4, dtype=torch.bool),)
+    optimizer = torch.optim.Adam([p for p in reading.parameters() if p.requires_grad], lr=3e-3)
+    errors = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        terms = reading(batch, *shown)
+        assert list(terms) == ["reading"]
+        terms["reading"].backward()
+        errors.append(terms["reading"].item())
+        optimizer.step()
+    assert errors[-1] < 0.4 * errors[0]
+    untouched = [name for name, parameter in denoiser.named_parameters() if parameter.grad is None]
+    assert any(name.startswith("target_stem") for name in untouched)
+    assert all(name.startswith(("target_stem", "renderer", "backbone")) for name in untouched)
+
+
+def test_hidden_photos_do_not_matter() -> None:
+    denoiser = tiny_pipeline(size=16).denoiser
+    reading = PhotoReading(denoiser, 16, DepthSupervision()).eval()
+    batch, hidden = photo_batch(), torch.ones(4, dtype=torch.bool)
+    black = PhotoBatch(Observation(torch.rand(4, 3, 32, 32), batch.photo.view), batch.depth)
+    with torch.no_grad():
+        assert torch.equal(reading(batch, hidden)["reading"], reading(black, hidden)["reading"])
+        assert not torch.equal(reading(batch, ~hidden)["reading"], reading(black, ~hidden)["reading"])
+
+
+def test_what_is_hidden_is_drawn_at_the_wanted_share() -> None:
+    reading = PhotoReading(tiny_pipeline(size=16).denoiser, 16, DepthSupervision())
+    (drop,) = reading.draw(photo_batch(400, 8), 0.25, torch.Generator().manual_seed(0))
+    assert drop.shape == (400,)
+    assert 60 < drop.sum() < 140  # 4.6 standard deviations about 100
