@@ -16,14 +16,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scenediff.renderers import residual_blocks
 from scenediff.renderers.bilinear import sample_map
 from scenediff.renderers.cameras import PinholeView
+
+if TYPE_CHECKING:
+    from scenediff.renderers.fused_volume import FusedMarch
 
 STANDARD_RGB = 3
 EMPTY_MASS = 1e-5  # added to every bin's weight; a bin with less takes no part in the inversion
@@ -165,6 +170,7 @@ class PointNetwork(nn.Module):
         blocks = config.view_blocks + config.joint_blocks
         self.blocks = nn.ModuleList([ModulatedBlock(width) for _ in range(blocks)])
         self.output = nn.Linear(width, STANDARD_RGB + 1 + config.feature_channels)
+        self.kernels = False
 
     def modulations(self, timesteps: Tensor) -> Modulation:
         """The scales and shifts of all blocks at (batch,) timesteps."""
@@ -174,17 +180,24 @@ class PointNetwork(nn.Module):
     def describe(self, local: Tensor, seen: Tensor, modulation: Modulation) -> Tensor:
         """What one view says of points (batch, points, 3) of its frame; `seen`: (batch, points, width)."""
         state = self.position(encode_position(local, self.config)) + seen
-        count = self.config.view_blocks
-        for block, scale_shift in zip(self.blocks[:count], modulation[:count], strict=True):
-            state = block(state, scale_shift)
-        return state
+        return self._through(state, slice(self.config.view_blocks), modulation)
 
     def conclude(self, state: Tensor, modulation: Modulation) -> Tensor:
         """The views' average state, through the remaining blocks."""
-        count = self.config.view_blocks
-        for block, scale_shift in zip(self.blocks[count:], modulation[count:], strict=True):
+        behind = slice(self.config.view_blocks, None)
+        return functional.relu(self._through(state, behind, modulation))
+
+    def _through(self, state: Tensor, which: slice, modulation: Modulation) -> Tensor:
+        blocks = [cast(ModulatedBlock, block) for block in self.blocks[which]]
+        if blocks and self.kernels and residual_blocks.pays(state):
+            first, second = ([(layer.weight, layer.bias) for layer in part] for part in (
+                [block.first for block in blocks], [block.second for block in blocks],
+            ))
+            dtype = torch.get_autocast_dtype(state.device.type)
+            return residual_blocks.residual_blocks(state, first, second, modulation[which], dtype)
+        for block, scale_shift in zip(blocks, modulation[which], strict=True):
             state = block(state, scale_shift)
-        return functional.relu(state)
+        return state
 
     def density(self, state: Tensor) -> Tensor:
         """(batch, points) of concluded states, at least 0."""
@@ -214,8 +227,12 @@ def fixed_uniform(shape: tuple[int, int, int], device: torch.device) -> Tensor:
 
     Frames are then the same whatever was rendered before, at which batch size, and on which device.
     """
-    numbers = torch.rand(shape[1:], generator=torch.Generator().manual_seed(0))
-    return numbers.to(device).expand(shape)
+    return _fixed_numbers(shape[1], shape[2], device).expand(shape)
+
+
+@lru_cache(maxsize=4)  # drawn on the CPU, they would keep a GPU waiting in every step
+def _fixed_numbers(rays: int, samples: int, device: torch.device) -> Tensor:
+    return torch.rand(rays, samples, generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def fresh_uniform(shape: tuple[int, int, int], device: torch.device) -> Tensor:
@@ -230,6 +247,7 @@ class VolumeFieldRenderer(nn.Module):
         uniform: makes the numbers that place the fine samples from a shape and a device; None for
             `fixed_uniform`, in training `fresh_uniform`.
         chunk_rays: rays computed at a time when no gradient is wanted; None for all.
+        kernels: whether hand-written kernels may compute on a GPU; see `use_kernels`.
     """
 
     def __init__(self, config: VolumeConfig | None = None):
@@ -240,6 +258,18 @@ class VolumeFieldRenderer(nn.Module):
         self.deterministic = PointNetwork(self.config)
         self.uniform: Callable[[tuple[int, int, int], torch.device], Tensor] | None = None
         self.chunk_rays: int | None = None
+        self.kernels = False
+
+    def use_kernels(self, wanted: bool = True) -> VolumeFieldRenderer:
+        """Lets hand-written kernels compute on a GPU in bfloat16: `fused_volume`, `residual_blocks`.
+
+        Off by default: they are checked against plain PyTorch by interpreters and emulation, but have not
+        run on a GPU yet.
+        """
+        self.kernels = wanted
+        for network in (self.coarse, self.fine, self.deterministic):
+            network.kernels = wanted
+        return self
 
     def networks(self, sampled: bool) -> tuple[PointNetwork, ...]:
         """The point networks that decode a signal: of the first samples, and if there are, of all."""
@@ -259,10 +289,12 @@ class VolumeFieldRenderer(nn.Module):
 
     def render(self, signal: VolumeSignal, view: PinholeView) -> Tensor:
         """(batch, 3, height, width) in [-1, 1]; (batch, 3, rays, 1) for a view of chosen pixels."""
-        return self.render_all(signal, view).image
+        return self.render_all(signal, view, features=False).image
 
-    def render_all(self, signal: VolumeSignal, view: PinholeView) -> VolumeRendering:
-        """Everything that a view shows of a signal."""
+    def render_all(
+        self, signal: VolumeSignal, view: PinholeView, *, features: bool = True
+    ) -> VolumeRendering:
+        """Everything that a view shows of a signal; without `features`, they may be missing (0 channels)."""
         with torch.autocast(view.cam_to_world.device.type, enabled=False):
             origins, directions = pinhole_rays(view)
         remembered = signal.remembered
@@ -272,12 +304,21 @@ class VolumeFieldRenderer(nn.Module):
         uniform = self._numbers(signal, batch, rays, directions.device)
         at_a_time = batch * rays if self.chunk_rays is None or torch.is_grad_enabled() else self.chunk_rays
         per_chunk = max(1, at_a_time // max(1, batch))
+        with torch.no_grad():
+            fused = self._fused(signal, view, prepared, features)
+        even = self._distances(signal, directions)
         parts = []
         for start in range(0, rays, per_chunk):
             chunk = slice(start, start + per_chunk)
             known = tuple(state[:, chunk] for state in states)
             numbers = None if uniform is None else uniform[:, chunk]
-            parts.append(self._march(signal, prepared, origins, directions[:, chunk], numbers, known))
+            part = directions[:, chunk]
+            samples = even.expand(*part.shape[:2], -1)
+            if fused is not None and not torch.is_grad_enabled():
+                parts.append(fused.march(origins, part, samples, numbers, known, start))
+                continue
+            place = None if fused is None else partial(fused.density, origins, part, samples, first_ray=start)
+            parts.append(self._march(signal, prepared, origins, part, samples, numbers, known, place))
         size = view.size if view.pixels is None else (rays, 1)
         return self._assemble(parts, size)
 
@@ -299,7 +340,12 @@ class VolumeFieldRenderer(nn.Module):
         """The signal of context views, with their part of what `view` will show; for use in denoising."""
         with torch.autocast(view.cam_to_world.device.type, enabled=False):
             origins, directions = pinhole_rays(view)
-            points = along(origins, directions, self._distances(signal, directions))
+            even = self._distances(signal, directions)
+            points = along(origins, directions, even)
+        fused = self._fused(signal, view, self._prepare(signal), True)
+        if fused is not None:
+            samples = even.expand(*directions.shape[:2], -1)
+            return replace(signal, remembered=Remembered(view, fused.describe(origins, directions, samples)))
         shape = points.shape[:3]
         states = tuple(
             look_all(network, views, points.flatten(1, 2)).unflatten(1, shape[1:])
@@ -312,6 +358,16 @@ class VolumeFieldRenderer(nn.Module):
         rays = view.size[0] * view.size[1] if view.pixels is None else view.pixels.shape[1]
         points = len(view) * rays * self.config.coarse
         return len(self.networks(sampled=True)) * points * self.config.width * element_size
+
+    def _fused(
+        self, signal: VolumeSignal, view: PinholeView, prepared: list[list[PreparedView]], features: bool
+    ) -> FusedMarch | None:
+        """The kernels that take over, where there are any."""
+        from scenediff.renderers import fused_volume
+
+        if not fused_volume.fits(self, view.cam_to_world.device):
+            return None
+        return fused_volume.FusedMarch(self, signal, view, prepared, features)
 
     def _prepare(self, signal: VolumeSignal) -> list[list[PreparedView]]:
         """For each network, the signal's views."""
@@ -345,12 +401,16 @@ class VolumeFieldRenderer(nn.Module):
         prepared: list[list[PreparedView]],
         origins: Tensor,
         directions: Tensor,
+        even: Tensor,
         uniform: Tensor | None,
         known: tuple[Tensor, ...],
+        place: Callable[[], Tensor] | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Values (batch, rays, 3 + features), distance and opacity (batch, rays) of rays."""
+        """Values (batch, rays, 3 + features), distance and opacity (batch, rays) of rays.
+
+        `place` finds the density at the even samples, where that is done faster elsewhere.
+        """
         networks = self.networks(signal.sampled)
-        even = self._distances(signal, directions).expand(*directions.shape[:2], -1)
 
         def concluded(index: int, distances: Tensor, told: Tensor | None) -> Tensor:
             """(batch, rays, samples, width)"""
@@ -367,8 +427,8 @@ class VolumeFieldRenderer(nn.Module):
         told = known[0] if known else None
         if uniform is None:
             return self._integrate(*networks[0].decode(concluded(0, even, told)), even)
-        density = networks[0].density(concluded(0, even, told))
-        with torch.no_grad():
+        with torch.no_grad():  # no gradient passes through the samples' places
+            density = networks[0].density(concluded(0, even, told)) if place is None else place()
             extra = fine_distances(even, absorption(density, even), uniform)
         if known:
             state = torch.cat([concluded(1, even, known[1]), concluded(1, extra, None)], dim=2)

@@ -34,7 +34,7 @@ class EvenDDIM:
     """A scheduler with the part of diffusers' interface that sampling needs; predicts the clean image.
 
     Attributes:
-        timesteps: (steps,) of the current run, falling.
+        timesteps: (steps,) of the current run, falling; on the CPU, as reading them elsewhere means waiting.
     """
 
     init_noise_sigma = 1.0
@@ -45,14 +45,14 @@ class EvenDDIM:
         self._levels: dict[int, tuple[float, float]] = {}
 
     def set_timesteps(self, steps: int, device: torch.device | str = "cpu") -> None:
-        """Chooses the times of a run of that many steps, at most those of training."""
+        """Chooses the times of a run of that many steps, at most those of training; on any device."""
         last = len(self.alphas_cumprod) - 1
         if not 1 <= steps <= last + 1:
             raise ValueError(f"steps must lie in [1, {last + 1}], got {steps}")
         times = [int(time) for time in reversed(torch.linspace(-1, last, steps + 1).tolist())]
         share = [1.0 if time < 0 else float(self.alphas_cumprod[time]) for time in times]
         self._levels = {time: (share[index], share[index + 1]) for index, time in enumerate(times[:-1])}
-        self.timesteps = torch.tensor(times[:-1], device=device)
+        self.timesteps = torch.tensor(times[:-1])
 
     def step(self, clean: Tensor, time: Tensor, noisy: Tensor, **_: object) -> Step:
         """From a noisy image and the estimate of the clean one at `time` to the next, less noisy image."""

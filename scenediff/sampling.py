@@ -106,7 +106,7 @@ def sample(
     estimate = _estimator(denoiser, forward, context, target_view, len(noise), guidance_scale)
     noisy = noise * (scheduler.init_noise_sigma * temperature)
     for index, step in enumerate(scheduler.timesteps):
-        timesteps = step.to(noise.device).long().expand(len(noise))
+        timesteps = _on_device(step, noise.device).expand(len(noise))
         signal, clean = estimate(noisy, timesteps)
         if threshold is not None:
             clean = threshold(clean)
@@ -114,6 +114,11 @@ def sample(
         if callback is not None:
             callback(index, signal, clean)
     return signal, clean
+
+
+def _on_device(step: Tensor, device: torch.device) -> Tensor:
+    """An integer; filled in rather than copied from the CPU, which would wait for the device."""
+    return step.long() if step.device == device else torch.full((), int(step), device=device)
 
 
 @dataclass(frozen=True)

@@ -7,24 +7,26 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from dataclasses import field as default
+from functools import partial
 from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from scenediff.dit_pipeline import DitPipeline, DitSampling, build_denoiser
+from scenediff.dit_pipeline import DitPipeline, build_denoiser
 from scenediff.forward import Observation
 from scenediff.losses import TrainingBatch, forward_model_loss
 from scenediff.networks.dit import DitConfig
 from scenediff.pipeline import DEFAULT_SCHEDULE
 from scenediff.renderers.cameras import CameraView, PinholeView, look_ahead, to_pinhole
-from scenediff.renderers.volume_field import VolumeConfig
-from scenediff.sampling import DynamicThreshold, sample
+from scenediff.renderers.volume_field import VolumeConfig, VolumeSignal
+from scenediff.sampling import DynamicThreshold, make_scheduler, sample
 
 PATCH = 24  # side of the scored part of a training view, pixels
 LEARNING_RATE = 2e-5
 MATRIX_SIDE = 8192
+BATCH_SIZE = 128  # of the images that `BenchOptions.train_batch` counts
 
 
 @dataclass(frozen=True)
@@ -32,19 +34,25 @@ class BenchOptions:
     """What is measured.
 
     Attributes:
-        size: side of the images, pixels.
+        sizes: sides of the images, pixels.
         steps: denoising steps of a sample.
-        train_batch: pairs in a training step; 0 to measure none.
+        train_batch: pairs in a training step at 128 pixels, at others as many pixels; 0 to measure none.
         repeats: of every measurement, after one to warm up; medians are reported.
         half: bfloat16 for matrix products.
+        kernels: see `VolumeFieldRenderer.use_kernels`.
+        reference_steps: of the samples that are compared with those in float32; 0 to compare none.
+        inexact: whether to measure shortcuts that change the result, and by how much.
         encoder, field: the model.
     """
 
-    size: int = 128
+    sizes: tuple[int, ...] = (64, 128)
     steps: int = 50
-    train_batch: int = 1
+    train_batch: int = 8
     repeats: int = 3
     half: bool = True
+    kernels: bool = False
+    reference_steps: int = 5
+    inexact: bool = False
     encoder: DitConfig = default(default_factory=DitConfig)
     field: VolumeConfig = default(default_factory=VolumeConfig)
 
@@ -52,25 +60,40 @@ class BenchOptions:
 def bench_paper_scale(options: BenchOptions, device: torch.device | str) -> dict[str, Any]:
     """Seconds of each part, and the share of the device's matrix rate that the published sums amount to."""
     device = torch.device(device)
+    torch.manual_seed(0)
     with device:
-        pipeline = DitPipeline(build_denoiser(options.encoder, options.field), DitSampling(size=options.size))
+        pipeline = DitPipeline(build_denoiser(options.encoder, options.field))
+    pipeline.renderer.use_kernels(options.kernels)
     pipeline.to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=options.half):
-        figures = _sampling(pipeline, options, device)
-        if options.train_batch:
-            figures |= _training(pipeline, options, device)
     rate = matrix_rate(device, options.repeats) if device.type == "cuda" else None
-    work = step_operations(options.field, options.size)
     return {
-        **figures,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "size": options.size,
         "precision": "bfloat16" if options.half else "float32",
         "parameters": sum(value.numel() for value in pipeline.denoiser.parameters()),
-        "step_tflop": work / 1e12,
         "matrix_tflops": rate and rate / 1e12,
+        "sizes": {str(size): bench_size(pipeline, options, size, device, rate) for size in options.sizes},
+    }
+
+
+def bench_size(
+    pipeline: DitPipeline, options: BenchOptions, size: int, device: torch.device, rate: float | None
+) -> dict[str, Any]:
+    """All measurements with images of one size; `rate` of the device's matrix products, if known."""
+    scene = RandomScene(pipeline, options, size, device)
+    figures = scene.times()
+    work = step_operations(options.field, size)
+    figures |= {
+        "step_tflop": work / 1e12,
         "share_of_matrix_rate": rate and work / figures["guided_step_seconds"] / rate,
     }
+    if options.half and options.reference_steps:
+        figures |= scene.agreement()
+    if options.inexact:
+        figures["inexact"] = scene.shortcuts()
+    batch = max(1, round(options.train_batch * (BATCH_SIZE / size) ** 2)) if options.train_batch else 0
+    if batch:
+        figures |= _training(pipeline, options, size, batch, device)
+    return figures
 
 
 def step_operations(field: VolumeConfig, size: int, views: int = 2) -> float:
@@ -113,58 +136,129 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     return first.elapsed_time(last) / 1000
 
 
-def random_view(options: BenchOptions, batch: int, device: torch.device, shift: float = 0.0) -> PinholeView:
+def random_view(
+    encoder: DitConfig, size: int, batch: int, device: torch.device, shift: float = 0.0
+) -> PinholeView:
     """Cameras that look ahead, beside the origin."""
-    view = to_pinhole(CameraView(look_ahead(batch, 60.0, device=device), (options.size,) * 2))
+    view = to_pinhole(CameraView(look_ahead(batch, 60.0, device=device), (size, size)))
     matrices = view.cam_to_world.clone()
     matrices[:, 0, 3] = shift
-    pose = matrices if options.encoder.absolute_poses else None
+    pose = matrices if encoder.absolute_poses else None
     return PinholeView(matrices, view.intrinsics, view.size, pose)
 
 
-def random_image(options: BenchOptions, batch: int, device: torch.device) -> Tensor:
+def random_image(size: int, batch: int, device: torch.device) -> Tensor:
     """(batch, 3, size, size) in [-1, 1]."""
-    return torch.rand(batch, 3, options.size, options.size, device=device) * 2 - 1
+    return torch.rand(batch, 3, size, size, device=device) * 2 - 1
 
 
-@torch.no_grad()
-def _sampling(pipeline: DitPipeline, options: BenchOptions, device: torch.device) -> dict[str, Any]:
-    denoiser, renderer = pipeline.denoiser, pipeline.renderer
-    context = [Observation(random_image(options, 1, device), random_view(options, 1, device))]
-    target, novel = (random_view(options, 1, device, shift) for shift in (0.5, 0.3))
-    noise = torch.randn(1, 3, options.size, options.size, device=device)
-    encoded, both = denoiser.encode_pair(context, target)
-    noisy, level = noise.repeat(2, 1, 1, 1), torch.full((2,), 500, device=device)
+def psnr(image: Tensor, reference: Tensor) -> float:
+    """Of images in [-1, 1], decibels."""
+    return float(10 * torch.log10(4 / (image.float() - reference.float()).square().mean()))
 
-    def step() -> Tensor:
-        return renderer.render(denoiser.denoise(noisy, level, encoded, both), both)
 
-    def draw() -> None:
-        sample(
-            denoiser, renderer, pipeline.make_scheduler(), context, target, noise, steps=options.steps,
-            guidance_scale=2.0, temperature=0.85, threshold=DynamicThreshold(),
+class RandomScene:
+    """One photo of noise and the views around it, to sample from.
+
+    Args:
+        pipeline, options, size, device: see `bench_size`.
+    """
+
+    def __init__(self, pipeline: DitPipeline, options: BenchOptions, size: int, device: torch.device):
+        self.pipeline, self.options, self.device = pipeline, options, device
+        view = partial(random_view, options.encoder, size, 1, device)
+        self.context = [Observation(random_image(size, 1, device), view())]
+        self.target, self.novel = view(0.5), view(0.3)
+        self.noise = torch.randn(1, 3, size, size, device=device)
+
+    @torch.no_grad()
+    def times(self) -> dict[str, Any]:
+        """Of a step, its parts, a sample and a frame."""
+        denoiser, renderer = self.pipeline.denoiser, self.pipeline.renderer
+        noisy, level = self.noise.repeat(2, 1, 1, 1), torch.full((2,), 500, device=self.device)
+
+        def seconds(work: Callable[[], object]) -> float:
+            return median_seconds(work, self.device, self.options.repeats)
+
+        with self._precision(self.options.half):
+            encoded, both = denoiser.encode_pair(self.context, self.target)
+            signal = denoiser.denoise(noisy, level, encoded, both)
+            alone = denoiser.first_of_pair(signal)
+            return {
+                "guided_step_seconds": seconds(
+                    lambda: renderer.render(denoiser.denoise(noisy, level, encoded, both), both)
+                ),
+                "step_encoder_seconds": seconds(lambda: denoiser.denoise(noisy, level, encoded, both)),
+                "step_field_seconds": seconds(lambda: renderer.render(signal, both)),
+                "context_seconds": seconds(lambda: denoiser.encode_pair(self.context, self.target)),
+                "frame_seconds": seconds(lambda: renderer.render(alone, self.novel)),
+                "sample_seconds": seconds(self.draw),
+                "sample_steps": self.options.steps,
+            }
+
+    @torch.no_grad()
+    def agreement(self) -> dict[str, Any]:
+        """How far half precision is from float32: of a short sample, and of a novel view of it."""
+        steps = self.options.reference_steps
+        images = []
+        for half in (True, False):
+            with self._precision(half):
+                signal, image = self.draw(steps)
+                images.append((image, self.pipeline.renderer.render(signal, self.novel)))
+        (image, frame), (exact_image, exact_frame) = images
+        return {
+            f"psnr_to_float32_of_{steps}_steps": psnr(image, exact_image),
+            f"psnr_to_float32_of_frame_after_{steps}_steps": psnr(frame, exact_frame),
+        }
+
+    @torch.no_grad()
+    def shortcuts(self) -> dict[str, dict[str, float]]:
+        """Seconds of a sample by each, and its distance from the exact one."""
+        renderer, scheduler = self.pipeline.renderer, self.pipeline.scheduler
+        exact_config, results = renderer.config, {}
+        with self._precision(self.options.half):
+            _, exact = self.draw()
+            for fine in (exact_config.fine // 2, exact_config.fine // 4):
+                renderer.config = replace(exact_config, fine=fine)
+                results[f"{fine}_fine_samples"] = self._measure(exact, self.draw)
+            renderer.config = exact_config
+            for steps in (max(1, self.options.steps // 5 * part) for part in (2, 1)):
+                draw = partial(self.draw, steps, make_scheduler("dpmsolver++", scheduler))
+                results[f"{steps}_steps_dpmsolver++"] = self._measure(exact, draw)
+                results[f"{steps}_steps_ddim"] = self._measure(exact, partial(self.draw, steps))
+        return results
+
+    def draw(self, steps: int | None = None, scheduler: Any = None) -> tuple[VolumeSignal, Tensor]:
+        """A sample and its image at the target view."""
+        return sample(
+            self.pipeline.denoiser, self.pipeline.renderer, scheduler or self.pipeline.make_scheduler(),
+            self.context, self.target, self.noise, steps=steps or self.options.steps, guidance_scale=2.0,
+            temperature=0.85, threshold=DynamicThreshold(),
         )
 
-    figures = {"guided_step_seconds": median_seconds(step, device, options.repeats)}
-    signal = denoiser.first_of_pair(denoiser.denoise(noisy, level, encoded, both))
-    frame = median_seconds(lambda: renderer.render_all(signal, novel), device, options.repeats)
-    return figures | {
-        "frame_seconds": frame,
-        "sample_seconds": median_seconds(draw, device, options.repeats),
-        "sample_steps": options.steps,
-    }
+    def _measure(
+        self, exact: Tensor, draw: Callable[[], tuple[VolumeSignal, Tensor]]
+    ) -> dict[str, float]:
+        _, image = draw()
+        return {"seconds": median_seconds(draw, self.device, 1), "psnr_to_exact": psnr(image, exact)}
+
+    def _precision(self, half: bool) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
 
 
-def _training(pipeline: DitPipeline, options: BenchOptions, device: torch.device) -> dict[str, Any]:
+def _training(
+    pipeline: DitPipeline, options: BenchOptions, size: int, batch: int, device: torch.device
+) -> dict[str, Any]:
     """One step of the objective (without LPIPS, whose network is not part of the model) and of AdamW."""
-    denoiser, batch = pipeline.denoiser.train(), options.train_batch
+    denoiser = pipeline.denoiser.train()
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=LEARNING_RATE, fused=device.type == "cuda")
     scheduler = DDPMScheduler(**DEFAULT_SCHEDULE)
-    given = _training_batch(options, device)
+    given = _training_batch(options.encoder, size, batch, device)
     level, noise = torch.full((batch,), 500, device=device), torch.randn_like(given.target.image)
 
     def step() -> None:
-        terms = forward_model_loss(denoiser, pipeline.renderer, scheduler, given, level, noise)
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.half):
+            terms = forward_model_loss(denoiser, pipeline.renderer, scheduler, given, level, noise)
         torch.stack(list(terms.values())).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -179,19 +273,19 @@ def _training(pipeline: DitPipeline, options: BenchOptions, device: torch.device
     return figures | {"training_batch": batch}
 
 
-def _training_batch(options: BenchOptions, device: torch.device) -> TrainingBatch:
+def _training_batch(encoder: DitConfig, size: int, batch: int, device: torch.device) -> TrainingBatch:
     """One context, the target with a patch of it, and a patch of a novel view."""
-    batch, side = options.train_batch, min(PATCH, options.size)
+    side = min(PATCH, size)
     rows, columns = torch.meshgrid(*[torch.arange(side, device=device)] * 2, indexing="ij")
     pixels = torch.stack([rows, columns], dim=-1).view(1, -1, 2).expand(batch, -1, -1)
-    context, target, novel = (random_view(options, batch, device, shift) for shift in (0.0, 0.5, 0.3))
+    context, target, novel = (random_view(encoder, size, batch, device, shift) for shift in (0.0, 0.5, 0.3))
 
     def patch(view: PinholeView) -> Observation:
-        image = random_image(options, batch, device)[:, :, :side, :side].flatten(2)[..., None]
+        image = random_image(side, batch, device).flatten(2)[..., None]
         return Observation(image, replace(view, pixels=pixels))
 
     return TrainingBatch(
-        [Observation(random_image(options, batch, device), context)],
-        Observation(random_image(options, batch, device), target),
+        [Observation(random_image(size, batch, device), context)],
+        Observation(random_image(size, batch, device), target),
         scored_target=patch(target), novel=patch(novel),
     )

@@ -16,31 +16,40 @@ class BenchPaperScale:
     """Measures the full-size model on random weights: one guided step, one sample, one frame, one training
     step. Medians, by CUDA events on a GPU."""
 
-    size: Annotated[int, tyro.conf.arg(metavar="PIXELS")] = 128
-    """Side of the images; a multiple of 4."""
+    sizes: Annotated[tuple[int, ...], tyro.conf.arg(metavar="PIXELS ...")] = (64, 128)
+    """Sides of the images; multiples of 4."""
     steps: int = 50
     """Denoising steps of a sample."""
-    train_batch: int = 1
-    """Pairs in a training step; 0 to measure none."""
+    train_batch: int = 8
+    """Pairs in a training step at 128 pixels, at other sizes as many pixels; 0 to measure none."""
     repeats: int = 3
     """Of every measurement."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Of matrix products."""
+    reference_steps: int = 5
+    """Denoising steps of the samples that are compared with float32; 0 to compare none."""
+    kernels: bool = False
+    """Compute the field with the hand-written GPU kernels, which have not been checked on a GPU yet."""
+    inexact: bool = False
+    """Also measure shortcuts that change the result: fewer fine samples, fewer steps."""
     device: Device = "auto"
     """Where to compute; auto takes a CUDA GPU if there is one."""
 
     def run(self) -> None:
         """Checks everything, then measures."""
-        check_at_least("--size", self.size, 4)
+        for size in self.sizes:
+            check_at_least("--sizes", size, 4)
+            if size % 4:
+                raise UserError(f"--sizes must be multiples of 4, got {size}")
         check_at_least("--steps", self.steps, 1)
         check_at_least("--train-batch", self.train_batch, 0)
         check_at_least("--repeats", self.repeats, 1)
-        if self.size % 4:
-            raise UserError(f"--size must be a multiple of 4, got {self.size}")
+        check_at_least("--reference-steps", self.reference_steps, 0)
         from scenediff.tools.bench_paper_scale import BenchOptions, bench_paper_scale
 
         options = BenchOptions(
-            size=self.size, steps=self.steps, train_batch=self.train_batch, repeats=self.repeats,
-            half=self.precision == "bfloat16",
+            sizes=self.sizes, steps=self.steps, train_batch=self.train_batch, repeats=self.repeats,
+            half=self.precision == "bfloat16", reference_steps=self.reference_steps, kernels=self.kernels,
+            inexact=self.inexact,
         )  # fmt: skip
         say_json(bench_paper_scale(options, resolve_device(self.device)))

@@ -1,0 +1,198 @@
+"""The densely integrated field by the kernels of `point_kernels.py`: `VolumeFieldRenderer` on a GPU.
+
+Without gradients, under autocast to bfloat16, at the published width. Same sums, another order: the scale and
+shift of a noise level are folded into weights, the samples of the two passes are never sorted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from scenediff.renderers import point_kernels
+from scenediff.renderers.cameras import PinholeView
+from scenediff.renderers.point_kernels import DENSITY, OUTPUTS, STATE, Block, Eye, PackedBlocks
+from scenediff.renderers.volume_field import (
+    STANDARD_RGB,
+    Modulation,
+    PointNetwork,
+    PreparedView,
+    VolumeFieldRenderer,
+    VolumeSignal,
+    VolumeView,
+    absorption,
+    fine_distances,
+)
+
+Marched = tuple[Tensor, Tensor, Tensor]
+
+
+class FusedMarch:
+    """Marches along rays of one view of one signal.
+
+    Args:
+        renderer, signal, view: see `VolumeFieldRenderer.render_all`.
+        prepared: for each network, the signal's views.
+        features: whether more than the colour is wanted.
+    """
+
+    def __init__(
+        self,
+        renderer: VolumeFieldRenderer,
+        signal: VolumeSignal,
+        view: PinholeView,
+        prepared: Sequence[Sequence[PreparedView]],
+        features: bool = True,
+    ):
+        self.config, self.sampled = renderer.config, signal.sampled
+        self.columns = STANDARD_RGB + 1 + (self.config.feature_channels if features else 0)
+        self.networks, self.prepared = renderer.networks(signal.sampled), prepared
+        own = [_looks_along(seen, view) for seen in signal.views]
+        self.eyes = [
+            [_eye(network, seen, is_own) for seen, is_own in zip(views, own, strict=True)]
+            for network, views in zip(self.networks, prepared, strict=True)
+        ]
+
+    def march(
+        self, origins: Tensor, directions: Tensor, even: Tensor, uniform: Tensor | None,
+        known: tuple[Tensor, ...], first_ray: int,
+    ) -> Marched:
+        """Values (batch, rays, 3 [+ features]), distance and opacity (batch, rays) of rays.
+
+        Args:
+            even: (batch, rays, samples) evenly spaced distances. uniform: places the fine samples, or None.
+            known: what earlier views say at the evenly spaced samples, for each network, or empty.
+            first_ray: which of all rays of the view `directions` begins with.
+        """
+        rays = Rays(origins, directions, even.contiguous(), first_ray)
+        told = [part.flatten(1, 2) for part in known] or [None, None]
+        background = self.config.background
+        if uniform is None:
+            outputs = self._outputs(0, rays, told[0])
+            return point_kernels.integrate(outputs, rays.distances, background)
+        density = self._density(rays, told[0])
+        extra = fine_distances(even, absorption(density, even), uniform)
+        every = torch.cat([even, extra], dim=-1)
+        if not known:
+            outputs = self._outputs(1, rays.at(every), None)
+        else:
+            outputs = even.new_empty(*every.shape, self.columns)
+            self._outputs(1, rays, told[1], outputs)
+            self._outputs(1, rays.at(extra), None, outputs, even.shape[-1])
+        return point_kernels.integrate(outputs, every, background)
+
+    def density(self, origins: Tensor, directions: Tensor, even: Tensor, *, first_ray: int) -> Tensor:
+        """(batch, rays, samples) by the network of the first samples; arguments as for `march`."""
+        return self._density(Rays(origins, directions, even.contiguous(), first_ray), None)
+
+    def describe(self, origins: Tensor, directions: Tensor, even: Tensor) -> tuple[Tensor, ...]:
+        """For each network (batch, rays, samples, width): the sum of what all the signal's views say."""
+        rays = Rays(origins, directions, even.contiguous(), 0)
+        views = len(self.prepared[0])
+        told = [self._tell(index, rays, views) for index in range(len(self.networks))]
+        return tuple(part.unflatten(1, even.shape[1:]) for part in told if part is not None)
+
+    def _tell(self, index: int, rays: Rays, views: int) -> Tensor | None:
+        """(batch, points, width): the sum of what the first views say."""
+        told = None
+        for view in range(views):
+            states = rays.embed(self.eyes[index][view])
+            self._pack(index, view, STATE).run(states, told, 1.0, states)
+            told = states
+        return told
+
+    def _density(self, rays: Rays, told: Tensor | None) -> Tensor:
+        result = torch.empty_like(rays.distances)
+        self._run(0, rays, told, DENSITY, result)
+        return result
+
+    def _outputs(
+        self, index: int, rays: Rays, told: Tensor | None, into: Tensor | None = None, first: int = 0
+    ) -> Tensor:
+        """(batch, rays, samples, columns); written `into` a tensor of more samples, from `first` on."""
+        if into is None:
+            into = rays.distances.new_empty(*rays.distances.shape, self.columns)
+        self._run(index, rays, told, OUTPUTS, into, first)
+        return into
+
+    def _run(
+        self, index: int, rays: Rays, told: Tensor | None, wanted: int, result: Tensor, first: int = 0
+    ) -> None:
+        views = len(self.prepared[index])
+        if told is None:
+            told = self._tell(index, rays, views - 1)
+        states = rays.embed(self.eyes[index][-1])
+        packed = self._pack(index, views - 1, wanted)
+        packed.run(states, told, 1 / views, result, samples=rays.distances.shape[-1], first=first)
+
+    def _pack(self, index: int, view: int, wanted: int) -> PackedBlocks:
+        """A network's blocks for one view; all of them, unless only its state is wanted."""
+        network, modulation = self.networks[index], self.prepared[index][view].modulation
+        count = self.config.view_blocks
+        blocks = _blocks(network, modulation)
+        if wanted == STATE:
+            return point_kernels.pack_blocks(blocks[:count], [], None, STATE)
+        rows = slice(self.columns if wanted == OUTPUTS else STANDARD_RGB + 1)
+        output = network.output.weight[rows].float(), network.output.bias[rows].float()
+        return point_kernels.pack_blocks(blocks[:count], blocks[count:], output, wanted)
+
+
+class Rays:
+    """Rays with samples on them: origins (batch, 1, 3), directions (batch, rays, 3), distances."""
+
+    def __init__(self, origins: Tensor, directions: Tensor, distances: Tensor, first: int):
+        self.origins, self.directions, self.distances, self.first = origins, directions, distances, first
+
+    def at(self, distances: Tensor) -> Rays:
+        """The same rays with other samples (batch, rays, samples)."""
+        return Rays(self.origins, self.directions, distances.contiguous(), self.first)
+
+    def embed(self, eye: Eye) -> Tensor:
+        return point_kernels.embed(eye, self.origins, self.directions, self.distances, self.first)
+
+
+def fits(renderer: VolumeFieldRenderer, device: torch.device) -> bool:
+    """Whether the kernels may take a renderer's part now."""
+    config = renderer.config
+    return (
+        renderer.kernels
+        and device.type == "cuda"
+        and not torch.is_grad_enabled()
+        and torch.is_autocast_enabled("cuda")
+        and torch.get_autocast_dtype("cuda") == torch.bfloat16
+        and config.width == point_kernels.WIDTH
+        and config.feature_channels + STANDARD_RGB + 1 <= point_kernels.SLAB[0]
+        and STANDARD_RGB * (2 * config.octaves + 2) <= point_kernels.ENCODED
+        and min(config.view_blocks, config.joint_blocks) > 0
+        and point_kernels.runs_on(device)
+    )
+
+
+def _blocks(network: PointNetwork, modulation: Modulation) -> list[Block]:
+    return [
+        Block(
+            (block.first.weight, block.first.bias), (block.second.weight, block.second.bias),
+            (scale[:, 0].float(), shift[:, 0].float()),
+        )
+        for block, (scale, shift) in zip(network.blocks, modulation, strict=True)
+    ]
+
+
+def _eye(network: PointNetwork, view: PreparedView, own: bool) -> Eye:
+    config = network.config
+    return point_kernels.look_into(
+        view.world_to_cam, view.intrinsics, view.map, network.position, config.octaves, config.frequency,
+        own=own,
+    )
+
+
+def _looks_along(seen: VolumeView, view: PinholeView) -> bool:
+    """Whether a view's rays are those through the pixels of a view that the signal is made of."""
+    return (
+        view.pixels is None
+        and seen.cam_to_world is view.cam_to_world
+        and seen.intrinsics is view.intrinsics
+        and tuple(seen.maps[0].shape[2:]) == tuple(view.size)
+    )
