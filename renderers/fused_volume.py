@@ -7,6 +7,7 @@ shift of a noise level are folded into weights, the samples of the two passes ar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from scenediff.renderers.cameras import PinholeView
 from scenediff.renderers.point_kernels import DENSITY, OUTPUTS, STATE, Block, Eye, PackedBlocks
 from scenediff.renderers.volume_field import (
     STANDARD_RGB,
+    ModulatedBlock,
     Modulation,
     PointNetwork,
     PreparedView,
@@ -67,7 +69,7 @@ class FusedMarch:
             first_ray: which of all rays of the view `directions` begins with.
         """
         rays = Rays(origins, directions, even.contiguous(), first_ray)
-        told = [part.flatten(1, 2) for part in known] or [None, None]
+        told: Sequence[Tensor | None] = [part.flatten(1, 2) for part in known] or [None, None]
         background = self.config.background
         if uniform is None:
             outputs = self._outputs(0, rays, told[0])
@@ -171,12 +173,13 @@ def fits(renderer: VolumeFieldRenderer, device: torch.device) -> bool:
 
 
 def _blocks(network: PointNetwork, modulation: Modulation) -> list[Block]:
+    every = (cast(ModulatedBlock, block) for block in network.blocks)
     return [
         Block(
             (block.first.weight, block.first.bias), (block.second.weight, block.second.bias),
             (scale[:, 0].float(), shift[:, 0].float()),
         )
-        for block, (scale, shift) in zip(network.blocks, modulation, strict=True)
+        for block, (scale, shift) in zip(every, modulation, strict=True)
     ]
 
 

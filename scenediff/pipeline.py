@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
@@ -30,11 +31,13 @@ from scenediff.renderers.pixel_field import (
 from scenediff.sampling import draw_noise, generators, make_scheduler, sample_in_turn
 from scenediff.scene import Scene, rays_at_a_time
 
-if TYPE_CHECKING:
-    from scenediff.dit_pipeline import DitPipeline
-
 FORMAT = "scenediff-rooms-1"
 DIT_FORMAT = "scenediff-dit-1"  # of the full-size model, see `dit_pipeline`
+INVERSION_FORMAT = "scenediff-inversion-1"  # of GAN inversion, see `inversion_pipeline`
+OTHER_PIPELINES = {
+    DIT_FORMAT: ("scenediff.dit_pipeline", "DitPipeline"),
+    INVERSION_FORMAT: ("scenediff.inversion_pipeline", "InversionPipeline"),
+}
 BUNDLED = Path(__file__).parent / "checkpoints"
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "weights.safetensors"
 
@@ -286,21 +289,21 @@ def build_model(
     return network, DDPMScheduler(**(schedule or DEFAULT_SCHEDULE))
 
 
-def load(
-    name_or_folder: str | Path = "rooms", device: torch.device | str = "cpu"
-) -> ScenePipeline | DitPipeline:
-    """A bundled model by its name, or the model in a checkpoint folder.
+def load(name_or_folder: str | Path = "rooms", device: torch.device | str = "cpu") -> Any:
+    """The pipeline of a bundled model, by its name, or of the model in a checkpoint folder.
+
+    `ScenePipeline` and `DitPipeline` sample scenes from photos, `InversionPipeline` images from patches.
 
     Raises:
         CheckpointError: no such model, or one that this version can't read.
     """
     bundled = BUNDLED / str(name_or_folder)
     folder = bundled if bundled.is_dir() else Path(name_or_folder)
-    if read_config(folder, FORMAT, DIT_FORMAT)["format"] == DIT_FORMAT:
-        from scenediff.dit_pipeline import DitPipeline
-
-        return DitPipeline.from_folder(folder, device)
-    return ScenePipeline.from_folder(folder, device)
+    found = read_config(folder, FORMAT, *OTHER_PIPELINES)["format"]
+    if found == FORMAT:
+        return ScenePipeline.from_folder(folder, device)
+    module, name = OTHER_PIPELINES[found]
+    return getattr(importlib.import_module(module), name).from_folder(folder, device)
 
 
 def read_config(folder: Path, *formats: str) -> dict[str, Any]:

@@ -101,13 +101,22 @@ def convert(
 
 def read_weights(path: Path, weights: Weights = "ema") -> dict[str, Tensor]:
     """The tensors of a checkpoint under their released names."""
+    return _choose(read_archive(path), path, weights)
+
+
+def read_archive(path: Path) -> Any:
+    """What a torch archive or a safetensors file holds; code in it can't run.
+
+    Raises:
+        ConvertError: the file is missing, broken, of another kind, or holds code.
+    """
     try:
         with path.open("rb") as file:
             start = file.read(16)
     except OSError as error:
         raise ConvertError(f"{path}: can't be read ({error.strerror})") from error
     if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
-        return _choose(_read_archive(path, zipped=start[:1] == b"P"), path, weights)
+        return _read_torch(path, zipped=start[:1] == b"P")
     if start[8:9] == b"{":
         try:
             return load_file(path)
@@ -116,7 +125,7 @@ def read_weights(path: Path, weights: Weights = "ema") -> dict[str, Tensor]:
     raise ConvertError(f"{path}: neither a torch archive nor a safetensors file")
 
 
-def _read_archive(path: Path, *, zipped: bool) -> Any:
+def _read_torch(path: Path, *, zipped: bool) -> Any:
     if zipped and not zipfile.is_zipfile(path):
         raise ConvertError(f"{path}: a truncated torch archive (its directory, at the end, is missing)")
     try:

@@ -227,16 +227,18 @@ def perceptual_efficientnet_lite0(
     """
     columns = []
     for ours, theirs in zip(images.split(chunk, dim=1), truth.split(chunk), strict=True):
-        wanted = _unit_stages(network(theirs))
-        columns.append(torch.stack([_stage_distance(_unit_stages(network(one)), wanted) for one in ours]))
+        wanted = unit_stages(network(theirs))
+        columns.append(torch.stack([stage_distance(unit_stages(network(one)), wanted) for one in ours]))
     return torch.cat(columns, dim=1).double()
 
 
-def _unit_stages(features: Features) -> list[Tensor]:
+def unit_stages(features: Features) -> list[Tensor]:
+    """The stages' feature maps, scaled to length 1 over channels."""
     return [F.normalize(stage) for stage in features.stages]
 
 
-def _stage_distance(stages: list[Tensor], others: list[Tensor]) -> Tensor:
+def stage_distance(stages: list[Tensor], others: list[Tensor]) -> Tensor:
+    """(N,) mean squared difference of unit feature maps, summed over the stages."""
     pairs = zip(stages, others, strict=True)
     return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in pairs]).sum(0)
 

@@ -130,7 +130,8 @@ class GroupPool:
         images = _normalised(picked["images"])
         images = photograph(images, generator=generator, strength=config.photometric)[:, 0]
         camera = _cameras(picked, 0)
-        photo = Observation(images, CameraView(relative_to(camera, camera), images.shape[-2:]))
+        size = (images.shape[-2], images.shape[-1])
+        photo = Observation(images, CameraView(relative_to(camera, camera), size))
         return PhotoBatch(photo, picked["depths"].float())
 
 

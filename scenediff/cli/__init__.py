@@ -37,6 +37,19 @@ COMMANDS = {
     "data assets": Command("build the pack of furniture for rooms", "scenediff.cli.data", "DataAssets"),
     "eval rooms": Command("measure a model on rendered rooms", "scenediff.cli.evaluate", "EvalRooms"),
     "eval capture": Command("measure a model on posed photos", "scenediff.cli.evaluate", "EvalCapture"),
+    "invert": Command("sample images that contain a patch", "scenediff.cli.invert", "Invert"),
+    "train generator": Command(
+        "train a StyleGAN2 generator", "scenediff.cli.train_inversion", "TrainGenerator"
+    ),
+    "train inversion": Command(
+        "train what inverts a generator", "scenediff.cli.train_inversion", "TrainInversion"
+    ),
+    "data furniture": Command(
+        "render pictures of furniture", "scenediff.cli.data_furniture", "DataFurniture"
+    ),
+    "eval inversion": Command(
+        "measure the inversion of a generator", "scenediff.cli.evaluate_inversion", "EvalInversion"
+    ),
     "convert": Command("read a released checkpoint", "scenediff.cli.convert", "Convert"),
     "bench rasterizer": Command("measure how fast rooms render", "scenediff.cli.bench", "BenchRasterizer"),
     "bench training": Command("measure how fast the model trains", "scenediff.cli.bench", "BenchTraining"),

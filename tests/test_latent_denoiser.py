@@ -1,0 +1,93 @@
+"""The denoiser of inversion: where patches lie, what is hidden, what it starts from."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_inversion import NETWORK, SIZES, tiny_generator, tiny_inversion
+
+from scenediff.forward import Denoiser, Observation
+from scenediff.inversion_pipeline import build_inversion
+from scenediff.renderers.stylegan2 import PatchView, patch_view, whole_image
+
+
+def observation(top: int, left: int, side: int = 6, batch: int = 2, seed: int = 0) -> Observation:
+    image = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(seed)).clamp(-1, 1)
+    return Observation(image, patch_view(top, left, (side, side), batch))
+
+
+@pytest.fixture(scope="module")
+def denoiser():
+    return tiny_inversion().denoiser.eval()
+
+
+def test_an_untrained_denoiser_shows_the_mean_image():
+    network, _ = build_inversion(tiny_generator(), NETWORK)
+    assert isinstance(network, Denoiser)
+    encoded = network.encode([observation(2, 3)], whole_image(16, 2))
+    mean = network.renderer.generator.latent_avg.expand(2, SIZES.num_latents, -1)
+    assert torch.allclose(encoded.signal, mean, atol=1e-6)
+    assert torch.allclose(encoded.image, network.renderer.render(mean, whole_image(16, 2)), atol=1e-5)
+
+
+def test_the_context_is_laid_out_in_its_place(denoiser):
+    first, second = observation(1, 2, seed=1), observation(4, 5, seed=2)
+    canvas = denoiser.lay_out([first, second])
+    assert canvas.shape == (2, 4, 16, 16)
+    assert torch.equal(canvas[:, :3, 4:10, 5:11], second.image)  # the later one on top
+    assert torch.equal(canvas[:, :3, 1:4, 2:8], first.image[:, :, :3])
+    assert canvas[:, 3].sum() == 2 * (36 + 36 - 9)
+    assert canvas[:, :, 11:].abs().sum() == 0
+    with pytest.raises(ValueError, match="at least one"):
+        denoiser.lay_out([])
+
+
+@torch.no_grad()
+def test_everything_given_has_an_effect(denoiser):
+    """The code changes with the patch, its place, the noisy target, its place and the time."""
+
+    def code(seed=0, top=2, noise_seed=3, target_top=0, time=400):
+        context = [observation(top, 3, seed=seed)]
+        view = patch_view(target_top, 0, (10, 10), 2)
+        noisy = torch.randn(2, 3, 10, 10, generator=torch.Generator().manual_seed(noise_seed))
+        encoded = denoiser.encode(context, view)
+        return denoiser.denoise(noisy, torch.full((2,), time), encoded, view)
+
+    usual = code()
+    assert usual.shape == (2, SIZES.num_latents, SIZES.style_dim)
+    assert torch.equal(code(), usual)
+    for change in ({"seed": 1}, {"top": 5}, {"noise_seed": 4}, {"target_top": 6}, {"time": 900}):
+        assert (code(**change) - usual).abs().max() > 1e-4, change
+
+
+@torch.no_grad()
+def test_hidden_contexts_make_no_difference(denoiser):
+    whole, drop = whole_image(16, 2), torch.tensor([True, False])
+    codes = [denoiser.encode([observation(2, 3, seed=seed)], whole, drop).signal for seed in (0, 1)]
+    assert torch.equal(codes[0][0], codes[1][0])
+    assert (codes[0][1] - codes[1][1]).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_elements_of_a_batch_are_apart(denoiser):
+    """Each has a place of its own; alone, it gives the same code."""
+    image = torch.randn(3, 3, 5, 4)
+    view = PatchView(torch.tensor([0, 3, 11]), torch.tensor([12, 6, 0]), (5, 4))
+    together = denoiser.encode([Observation(image, view)], whole_image(16, 3)).signal
+    for index in range(3):
+        one = slice(index, index + 1)
+        alone = denoiser.encode([Observation(image[one], view.part(one))], whole_image(16, 1)).signal
+        assert torch.allclose(alone, together[one], atol=1e-4)
+
+
+def test_only_the_denoiser_is_trained(denoiser):
+    trained = [name for name, parameter in denoiser.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert not any(name.startswith("renderer.") for name in trained)
+    encoded = denoiser.encode([observation(2, 3)], whole_image(16, 2))
+    code = denoiser.denoise(torch.randn(2, 3, 16, 16), torch.tensor([10, 900]), encoded, whole_image(16, 2))
+    shown = denoiser.renderer.render(code, patch_view(0, 0, (9, 9), 2))
+    (shown.square().mean() + encoded.image.mean()).backward()
+    missing = [name for name in trained if denoiser.get_parameter(name).grad is None]
+    denoiser.zero_grad()
+    assert not missing
