@@ -30,9 +30,11 @@ demo: $(READY)
 	@echo "Look at demo_output/contact_sheet.png, sample_00/video.mp4 and sample_00/mesh.glb beside it."
 
 test: $(READY)
+	@.ci/test_tools
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-all: $(READY)
+	@.ci/test_tools .venv
 	$(BIN)/python -m pytest -n 2
 
 # mypy reads a plain installation: only there are the folders one package

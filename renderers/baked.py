@@ -101,7 +101,7 @@ class BakedScene:
 
 @torch.no_grad()
 def bake(
-    scene: SceneLike, *, short_side: int = 256, edge_blur: float | None = None,
+    scene: SceneLike, *, short_side: int = 256, edge_blur: float | None = None, photo_colors: bool = True,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> BakedScene:
     """Renders the key views of a scene: the photo's view, the targets, and a wider one between.
@@ -111,6 +111,7 @@ def bake(
         short_side: of the photo's key view, pixels (its long side: at most 1.5 times that).
         edge_blur: width, in this view's pixels, over which the field smears depth edges; by default
             short_side / 64, as the bundled model's features have 64 pixels.
+        photo_colors: whether the photo's own pixels, else the field's rendering, are its key view's picture.
         progress: called with "view 1/3", ... before each.
     """
     if short_side < 16:
@@ -129,7 +130,8 @@ def bake(
         keys.append(KeyView(
             cameras=cameras.cpu(), depth=sharpen_edges(depth, round(blur * min(size) / short_side)),
             opacity=rendering.opacity.float().cpu(),
-            image=(scene.photo if is_photo else rendering.image).float().cpu(), from_photo=is_photo,
+            image=(scene.photo if is_photo and photo_colors else rendering.image).float().cpu(),
+            from_photo=is_photo,
             handicap=handicap,
         ))
     return BakedScene(keys, photo_depth)

@@ -209,6 +209,32 @@ def resized(
     )
 
 
+def pytorch3d_to_z_up(cameras: PerspectiveCameras) -> Tensor:
+    """(batch, 4, 4) OpenGL camera-to-world matrices in the Z-up world of `points_to_z_up`."""
+    return _z_up_matrix(cameras.R) @ pytorch3d_to_opengl(cameras)
+
+
+def z_up_to_pytorch3d(
+    cam_to_world_gl: Tensor, focal_pixels: Tensor, principal_pixels: Tensor, size: tuple[int, int]
+) -> PerspectiveCameras:
+    """Inverse of `pytorch3d_to_z_up`; arguments as for `opengl_to_pytorch3d`."""
+    matrices = _z_up_matrix(cam_to_world_gl)[: cam_to_world_gl.shape[1], : cam_to_world_gl.shape[1]]
+    return opengl_to_pytorch3d(matrices @ cam_to_world_gl, focal_pixels, principal_pixels, size)
+
+
+def points_to_z_up(points: Tensor) -> Tensor:
+    """World points (..., 3) from PyTorch3D's axes of the photo's camera to +X right, +Y ahead, +Z up.
+
+    That is the world of nerfstudio's data sets, and Blender's after it has imported a GLB. Its own inverse.
+    """
+    return points @ _z_up_matrix(points)[:3, :3]
+
+
+def _z_up_matrix(like: Tensor) -> Tensor:
+    """(4, 4) half a turn about the axis between up and ahead: its own inverse and transpose."""
+    return like.new_tensor([[-1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+
+
 def points_to_opengl(points: Tensor) -> Tensor:
     """World points (..., 3) from PyTorch3D's axes of the photo's camera to OpenGL/glTF's (-Z ahead)."""
     return points * points.new_tensor([-1.0, 1.0, -1.0])

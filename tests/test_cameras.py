@@ -22,10 +22,13 @@ from scenediff.renderers.cameras import (
     perspective_cameras,
     pixels_to_ndc_intrinsics,
     points_to_opengl,
+    points_to_z_up,
     pytorch3d_to_opengl,
+    pytorch3d_to_z_up,
     relative_to,
     resized,
     to_pinhole,
+    z_up_to_pytorch3d,
 )
 from scenediff.renderers.rays import ray_bundle
 from scenediff.renderers.volume_field import pinhole_rays
@@ -267,3 +270,30 @@ def test_pinhole_views_repeat_whole_batches() -> None:
     assert len(twice) == 6
     for name in ("cam_to_world", "intrinsics", "pose", "pixels"):
         assert torch.equal(getattr(twice, name), torch.cat([getattr(view, name)] * 2)), name
+
+
+def test_the_z_up_world_by_hand() -> None:
+    left_up_ahead = torch.tensor([[1.0, 0, 0], [0, 2.0, 0], [0, 0, 3.0]])
+    expected = torch.tensor([[-1.0, 0, 0], [0, 0, 2.0], [0, 3.0, 0]])  # right, ahead, up
+    assert torch.equal(points_to_z_up(left_up_ahead), expected)
+    assert torch.equal(points_to_z_up(expected), left_up_ahead)
+    photo = pytorch3d_to_z_up(look_ahead(1, 60))[0]
+    right, up, back = photo[:3, :3].T
+    assert right.tolist() == [1, 0, 0]
+    assert up.tolist() == [0, 0, 1]
+    assert back.tolist() == [0, -1, 0]  # it looks along +Y
+
+
+@pytest.mark.parametrize("rows", [3, 4])
+@pytest.mark.parametrize("size", SIZES)
+def test_z_up_cameras_round_trip_and_see_the_same(size: tuple[int, int], rows: int) -> None:
+    cameras = perspective_cameras(random_rotations(3), torch.randn(3, 3), torch.rand(3, 2) + 1)
+    matrices = pytorch3d_to_z_up(cameras)
+    again = z_up_to_pytorch3d(matrices[:, :rows], *ndc_to_pixels_intrinsics(cameras, size), size)
+    for name in CAMERA_TENSORS:
+        assert torch.allclose(getattr(again, name), getattr(cameras, name), atol=1e-5), name
+    points = torch.randn(5, 3)
+    places = torch.cat([points_to_z_up(points), torch.ones(5, 1)], dim=1)
+    seen = (places @ matrices.inverse().transpose(1, 2))[..., :3]  # OpenGL's camera axes
+    flip = seen.new_tensor([-1.0, 1.0, -1.0])
+    assert torch.allclose(seen * flip, points @ cameras.R + cameras.T[:, None], atol=1e-4)

@@ -340,9 +340,9 @@ def test_scenes_that_cannot_be_read(capsys, tmp_path):
 
 
 def test_wrong_options_of_render_and_export(capsys, tmp_path):
-    fails(capsys, ["render", "scene", "-o", tmp_path / "film.gif"], ".mp4")
+    fails(capsys, ["render", "scene", "-o", tmp_path / "film.avi"], ".mp4")
     fails(capsys, ["render", "scene", "-o", tmp_path / "film.mp4", "--frames", "0"], "--frames")
-    fails(capsys, ["export", "scene", "-o", tmp_path / "out", "--formats", "stl"], "stl")
+    fails(capsys, ["export", "scene", "-o", tmp_path / "out", "--format", "stl"], "stl")
     (tmp_path / "film.mp4").touch()
     fails(capsys, ["render", "scene", "-o", tmp_path / "film.mp4"], "film.mp4", "--overwrite")
 

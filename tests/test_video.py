@@ -1,4 +1,4 @@
-"""Camera paths and videos: closed, smooth, of the right size, the same bytes, the right pictures."""
+"""Films: of the right size, the same bytes each time, the right pictures, in every kind of file."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import pytest
-import torch
-from analytic_scene import AnalyticScene, turned
+from analytic_scene import AnalyticScene
+from PIL import Image
 
 from scenediff.renderers.baked import BakedScene, bake, one_camera
-from scenediff.renderers.depth_maps import camera_centers, project
-from scenediff.tools.video import PathKind, camera_path, to_pixels, video_size, write_video
+from scenediff.tools.camera_paths import camera_path
+from scenediff.tools.video import frame_writer, to_pixels, video_size, write_video
 
 SIZE = (64, 86)
 
@@ -27,54 +27,6 @@ def scene() -> AnalyticScene:
 def baked(scene: AnalyticScene) -> Iterator[BakedScene]:
     with bake(scene, short_side=64) as result:
         yield result
-
-
-@pytest.mark.parametrize("kind", ["sway", "orbit", "dolly"])
-def test_paths_start_and_end_at_the_photo_and_are_smooth(scene: AnalyticScene, kind: PathKind) -> None:
-    path = camera_path(scene, 48, kind)
-    assert len(path.R) == 48
-    for end in (0, -1):
-        assert torch.allclose(path.R[end], torch.eye(3), atol=1e-5)
-        assert torch.allclose(path.T[end], torch.zeros(3), atol=1e-5)
-    steps = camera_centers(path).diff(dim=0).norm(dim=1)
-    assert steps.sum() > 0.1
-    assert steps.max() < 2.2 * steps.mean()  # no jumps: a sine's fastest step is 1.6 times its mean
-    identity = path.R @ path.R.transpose(1, 2)
-    assert torch.allclose(identity, torch.eye(3).expand_as(identity), atol=1e-5)
-    reach = (camera_centers(scene.target_cameras[0])[0]).norm()
-    assert camera_centers(path).norm(dim=1).max() < 1.2 * reach  # stays where the scene was sampled
-
-
-def test_sway_meets_all_targets(scene: AnalyticScene) -> None:
-    focal = scene.photo_cameras.focal_length[:, 0]
-    several = AnalyticScene(photo_size=(96, 128))
-    several.target_cameras = [turned((0.4, 0.0, 0.2), -10.0, focal), turned((-0.3, 0.1, 0.3), 15.0, focal)]
-    path = camera_path(several, 49)
-    for target in several.target_cameras:
-        distance = (camera_centers(path) - camera_centers(target)).norm(dim=1)
-        nearest = int(distance.argmin())
-        assert distance[nearest] < 0.06  # a tenth of the reach aside at most
-        assert (path.R[nearest] - target.R[0]).abs().max() < 0.05
-
-
-def test_orbit_keeps_the_focus_in_the_middle(scene: AnalyticScene) -> None:
-    path = camera_path(scene, 16, "orbit", focus=2.0)
-    for n in range(16):
-        pixels, _ = project(torch.tensor([[0.0, 0.0, 2.0]]), one_camera(path, n), (100, 100))
-        assert torch.allclose(pixels, torch.full((1, 2), 50.0), atol=2.0)
-
-
-def test_a_scene_without_targets_has_a_path_too(scene: AnalyticScene) -> None:
-    alone = AnalyticScene(photo_size=(96, 128))
-    alone.target_cameras = []
-    assert camera_centers(camera_path(alone, 12)).norm(dim=1).max() > 0.05
-
-
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"frames": 1}, "frames must be at least 2, got 1"), ({"kind": "fly"}, "kind must be .* got 'fly'")])
-def test_bad_paths_are_refused(scene: AnalyticScene, arguments: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        camera_path(scene, **arguments)
 
 
 def test_video_sizes() -> None:
@@ -108,3 +60,43 @@ def test_video_has_the_frames_and_the_same_bytes_each_time(
 def test_odd_sizes_are_refused(scene: AnalyticScene, baked: BakedScene, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"even.*got 64 x 85"):
         write_video(baked, camera_path(scene, 2), tmp_path / "odd.mp4", (64, 85))
+
+
+def stripes(count: int = 5, size: tuple[int, int] = (32, 50)) -> list[np.ndarray]:
+    """Frames with a red bar that moves to the right over a slope of blue."""
+    frames = []
+    for n in range(count):
+        frame = np.zeros((*size, 3), np.uint8)
+        frame[..., 2] = np.linspace(0, 255, size[1], dtype=np.uint8)
+        frame[:, 8 * n : 8 * n + 8, 0] = 255
+        frames.append(frame)
+    return frames
+
+
+def test_gif_plays_forever_in_the_right_colours_and_time(tmp_path: Path) -> None:
+    frames = stripes()
+    with frame_writer(tmp_path / "film.gif", (32, 50), fps=10) as write:
+        for frame in frames:
+            write(frame)
+    with Image.open(tmp_path / "film.gif") as film:
+        assert (film.n_frames, film.size, film.info["loop"], film.info["duration"]) == (5, (50, 32), 0, 100)
+        for n, frame in enumerate(frames):
+            film.seek(n)
+            error = np.abs(np.asarray(film.convert("RGB")).astype(float) - frame)
+            assert error.mean() < 6  # 256 colours, dithered
+
+
+def test_numbered_pictures_are_exact(tmp_path: Path) -> None:
+    with frame_writer(tmp_path / "frames", (32, 50)) as write:
+        for frame in stripes():
+            write(frame)
+    names = sorted(path.name for path in (tmp_path / "frames").iterdir())
+    assert names == [f"frame_{n:05d}.png" for n in range(5)]
+    for name, frame in zip(names, stripes(), strict=True):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "frames" / name)), frame)
+
+
+def test_other_kinds_of_film_are_refused(tmp_path: Path) -> None:
+    film = frame_writer(tmp_path / "film.avi", SIZE)
+    with pytest.raises(ValueError, match=r"must end in \.mp4 or \.gif"), film:
+        pass

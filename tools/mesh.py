@@ -7,107 +7,161 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import fast_simplification
 import numpy as np
 import open3d as o3d
-import open3d.core as o3c
 import scipy.sparse
 import torch
 import torch.nn.functional as F
 import trimesh
 from PIL import Image
+from pytorch3d.renderer import PerspectiveCameras
 from scipy.spatial import cKDTree
 from torch import Tensor
 
 from scenediff.renderers.baked import BakedScene
-from scenediff.renderers.cameras import cam_to_world, ndc_to_pixels_intrinsics, points_to_opengl
-from scenediff.renderers.depth_maps import camera_centers, project, refine
+from scenediff.renderers.cameras import points_to_opengl, pytorch3d_to_opengl
+from scenediff.renderers.depth_maps import camera_centers, project
 from scenediff.renderers.layers import KeyView
+from scenediff.tools.fusion import default_voxel_size, fuse
 
-FARTHEST = 15.0  # metres; deeper pixels are not meshed
-TRUNCATION = 4.0  # voxels
-REFINEMENT = 3  # of the depth's grid before fusion
-SMALLEST_PIECE = 0.03  # square metres; smaller pieces of surface are floaters
 TILE_BORDER = 4  # pixels repeated around every picture in the atlas, against bleeding
 SURFACE_TOLERANCE = 0.05  # relative difference of depth up to which a view sees a surface
 PHOTO_PREFERENCE = 3.0  # how much less frontal or close the photo may be and still give the colour
+CAMERA_NAME = "photo"
+NEAREST = 0.05  # metres, the camera's near plane in a GLB
 
 
 def scene_mesh(
     baked: BakedScene, *, voxel_size: float | None = None, max_faces: int = 80_000
 ) -> trimesh.Trimesh:
-    """A mesh with a texture, in the scene's axes and metres.
+    """A mesh with the key views' pictures as its texture, in the scene's axes and metres; quick to make.
 
     Args:
         baked: supplies the key views; nothing is rendered.
-        voxel_size: metres; by default 1/120 of the photo's median depth, between 1 and 4 cm.
+        voxel_size: metres; by default `default_voxel_size`.
         max_faces: larger meshes are decimated.
 
     Raises:
         ValueError: if nothing of the scene lies within 15 m.
     """
-    if voxel_size is None:
-        voxel_size = float((baked.keys[0].depth.median() / 120).clamp(0.01, 0.04))
-    surface = fuse(baked.keys, voxel_size, max_faces)
-    vertices, faces = np.asarray(surface.vertices), np.asarray(surface.triangles)
+    surface = fuse(baked.keys, voxel_size or default_voxel_size(baked.keys))
+    vertices, faces = decimated(np.asarray(surface.vertices), np.asarray(surface.triangles), max_faces)
     views = choose_views(vertices, faces, baked.keys)
     atlas, corners = pack_atlas(baked.keys)
-    return _textured(vertices, faces, np.asarray(surface.vertex_normals), views, baked.keys, atlas, corners)
+    return _textured(vertices, faces, views, baked.keys, atlas, corners)
 
 
-def export_glb(mesh: trimesh.Trimesh, path: str | Path) -> None:
+def decimated(vertices: np.ndarray, faces: np.ndarray, max_faces: int) -> tuple[np.ndarray, np.ndarray]:
+    """The surface with at most so many faces; a closed one may get holes."""
+    if len(faces) > max_faces:
+        vertices, faces = fast_simplification.simplify(vertices, faces, target_count=max_faces)
+    if len(faces) > max_faces:  # it gives up on pieces that have become small; what is slower does not
+        surface = o3d.geometry.TriangleMesh(
+            o3d.utility.Vector3dVector(vertices), o3d.utility.Vector3iVector(faces)
+        ).simplify_quadric_decimation(max_faces)
+        vertices, faces = np.asarray(surface.vertices), np.asarray(surface.triangles)
+    return vertices.astype(np.float64), faces.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class NamedCamera:
+    """A camera that goes into a file of the scene.
+
+    Attributes:
+        cameras: a batch of one. size: (height, width) of its image.
+    """
+
+    cameras: PerspectiveCameras
+    size: tuple[int, int]
+    name: str = CAMERA_NAME
+
+
+def export_glb(mesh: trimesh.Trimesh, path: str | Path, camera: NamedCamera | None = None) -> None:
     """Writes binary glTF 2.0: +X right, +Y up, -Z ahead, metres; the same mesh gives the same bytes."""
-    vertices = points_to_opengl(torch.from_numpy(np.array(mesh.vertices))).numpy()
-    normals = points_to_opengl(torch.from_numpy(np.array(mesh.vertex_normals))).numpy()
-    turned = trimesh.Trimesh(
-        vertices, mesh.faces, vertex_normals=normals, visual=mesh.visual.copy(), process=False
-    )
-    data = trimesh.exchange.gltf.export_glb(trimesh.Scene({"scene": turned}), include_normals=True)
+
+    def add_camera(tree: dict[str, Any]) -> None:
+        if camera is not None:
+            tree["cameras"] = [_gltf_camera(camera)]
+            tree["scenes"][0]["nodes"].append(len(tree["nodes"]))
+            pose = pytorch3d_to_gltf(camera.cameras)
+            place = {} if np.array_equal(pose, np.eye(4)) else {"matrix": pose.T.ravel().tolist()}
+            tree["nodes"].append({"name": camera.name, "camera": 0, **place})
+
+    scene = trimesh.Scene({"scene": in_gltf_axes(mesh)})
+    data = trimesh.exchange.gltf.export_glb(scene, include_normals=True, tree_postprocessor=add_camera)
     Path(path).write_bytes(data)
 
 
-def fuse(keys: tuple[KeyView, ...], voxel_size: float, max_faces: int) -> o3d.geometry.TriangleMesh:
-    """The surface the key views' depths agree on, by truncated signed distances (Curless and Levoy 1996)."""
-    grid = o3d.t.geometry.VoxelBlockGrid(
-        ("tsdf", "weight"), (o3c.float32, o3c.float32), ((1,), (1,)), voxel_size, block_resolution=16,
-        block_count=2000, device=o3c.Device("CPU:0"),
+def in_gltf_axes(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
+    """The mesh with +X right, +Y up, -Z ahead."""
+    vertices = points_to_opengl(torch.from_numpy(np.array(mesh.vertices))).numpy()
+    normals = points_to_opengl(torch.from_numpy(np.array(mesh.vertex_normals))).numpy()
+    return trimesh.Trimesh(
+        vertices, mesh.faces, vertex_normals=normals, visual=mesh.visual.copy(), process=False,
+        vertex_attributes=dict(mesh.vertex_attributes),
     )
-    depths = [_trusted_depth(key, [other for other in keys if other.handicap < key.handicap]) for key in keys]
-    for key, depth in zip(keys, depths, strict=True):
-        if not depth.any():
-            continue
-        image = o3d.t.geometry.Image(o3c.Tensor(np.ascontiguousarray(depth.numpy())))
-        intrinsics, world_to_cam = _open3d_camera(key, (depth.shape[0], depth.shape[1]))
-        common = (image, intrinsics, world_to_cam, 1.0, FARTHEST, TRUNCATION)
-        blocks = grid.compute_unique_block_coordinates(*common)
-        grid.integrate(blocks, *common)
-    if not any(depth.any() for depth in depths):
-        raise ValueError(f"no surface within {FARTHEST} m was found in {len(keys)} key views")
-    surface = _in_fixed_order(grid.extract_triangle_mesh(weight_threshold=1.0).to_legacy())
-    _drop_small_pieces(surface)
-    surface = surface.filter_smooth_taubin(number_of_iterations=5)  # voxels leave steps
-    if len(surface.triangles) > max_faces:
-        surface = surface.simplify_quadric_decimation(max_faces)
-    return surface.compute_vertex_normals()
+
+
+def pytorch3d_to_gltf(cameras: PerspectiveCameras) -> np.ndarray:
+    """(4, 4) camera-to-world matrix of one camera in the world of `in_gltf_axes`, column vectors."""
+    turn = np.diag([-1.0, 1.0, -1.0, 1.0])
+    return turn @ pytorch3d_to_opengl(cameras)[0].double().cpu().numpy()
+
+
+def vertical_fov(camera: NamedCamera) -> float:
+    """Radians."""
+    height = camera.size[0] / min(camera.size)
+    return float(2 * np.arctan(height / float(camera.cameras.focal_length[0, 1])))
+
+
+def _gltf_camera(camera: NamedCamera) -> dict[str, Any]:
+    height, width = camera.size
+    lens = {"yfov": vertical_fov(camera), "aspectRatio": width / height, "znear": NEAREST}
+    return {"name": camera.name, "type": "perspective", "perspective": lens}
 
 
 def choose_views(vertices: np.ndarray, faces: np.ndarray, keys: tuple[KeyView, ...]) -> np.ndarray:
     """The key view that colours each face (unoccluded, frontal, close, the photo if possible), or -1."""
-    triangles = vertices[faces]
-    normal = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
-    centroid = triangles.mean(1)
+    centroid, normal = vertices[faces].mean(1), face_normals(vertices, faces)
     scores = np.empty((len(faces), len(keys)))
     for k, key in enumerate(keys):
-        sight = _visibility(torch.from_numpy(vertices).float(), key)[faces].min(1)
+        sight = visibility(torch.from_numpy(vertices).float(), key)[faces].min(1)
         towards = camera_centers(key.cameras)[0].numpy() - centroid
         distance = np.linalg.norm(towards, axis=1)
         facing = (normal * towards).sum(1) / distance
-        sharpness = key.image.shape[-2] / np.tan(_half_fov(key)) / distance
-        scores[:, k] = sight * np.maximum(facing, 0) * sharpness * (PHOTO_PREFERENCE if key.from_photo else 1)
+        preference = PHOTO_PREFERENCE if key.from_photo else 1.0
+        scores[:, k] = sight * np.maximum(facing, 0) * pixels_per_metre(key) / distance * preference
     smooth = _smoothed_over_faces(scores, faces)
     smooth[scores <= 0] = 0
     return np.where(smooth.max(1) > 0, smooth.argmax(1), -1)
+
+
+def face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(F, 3) unit normals, zero for degenerate faces."""
+    corners = vertices[faces]
+    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    return normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
+
+
+def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(V, 3) unit normals; towards the photo's camera where a vertex has only degenerate faces."""
+    normals = np.array(trimesh.Trimesh(vertices, faces, process=False).vertex_normals)
+    lost = np.linalg.norm(normals, axis=1) < 0.5
+    normals[lost] = -vertices[lost] / np.maximum(np.linalg.norm(vertices[lost], axis=1, keepdims=True), 1e-12)
+    return normals
+
+
+def pixels_per_metre(key: KeyView) -> float:
+    """Of a key view's picture, at a distance of 1 m."""
+    return min(key.image.shape[-2:]) / 2 * float(key.cameras.focal_length[0, 1])
+
+
+def photo_saw(points: Tensor, photo: KeyView) -> np.ndarray:
+    """bool (P,): the points (P, 3) that lie on what the photo shows, not behind it or beside."""
+    return visibility(points, photo) > 0
 
 
 def pack_atlas(keys: tuple[KeyView, ...], width: int = 1024) -> tuple[np.ndarray, list[tuple[int, int]]]:
@@ -130,7 +184,7 @@ def pack_atlas(keys: tuple[KeyView, ...], width: int = 1024) -> tuple[np.ndarray
 
 
 @dataclass(frozen=True)
-class _Corners:
+class Corners:
     """Vertices split so that each belongs to one picture: original index, picture, and faces made of them."""
 
     vertex: np.ndarray
@@ -138,20 +192,20 @@ class _Corners:
     faces: np.ndarray
 
 
-def _split_at_tiles(faces: np.ndarray, views: np.ndarray, num_views: int) -> _Corners:
+def split_at_tiles(faces: np.ndarray, views: np.ndarray, num_views: int) -> Corners:
     """Seen faces share vertices within a picture; a face that no view sees gets three of its own."""
     view = np.repeat(views, 3)
     own = num_views + np.repeat(np.arange(len(faces)), 3)
     pairs = faces.reshape(-1).astype(np.int64) * (num_views + len(faces)) + np.where(view >= 0, view, own)
     _, first, inverse = np.unique(pairs, return_index=True, return_inverse=True)
-    return _Corners(faces.reshape(-1)[first], view[first], inverse.reshape(-1, 3))
+    return Corners(faces.reshape(-1)[first], view[first], inverse.reshape(-1, 3))
 
 
 def _textured(
-    vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray, views: np.ndarray,
-    keys: tuple[KeyView, ...], atlas: np.ndarray, corners: list[tuple[int, int]],
+    vertices: np.ndarray, faces: np.ndarray, views: np.ndarray, keys: tuple[KeyView, ...],
+    atlas: np.ndarray, corners: list[tuple[int, int]],
 ) -> trimesh.Trimesh:
-    split = _split_at_tiles(faces, views, len(keys))
+    split = split_at_tiles(faces, views, len(keys))
     pixels = np.zeros((len(split.vertex), 2))
     for k, key in enumerate(keys):
         mine = split.view == k
@@ -165,66 +219,22 @@ def _textured(
         pixels[split.faces[unseen]] = pixels[closest][:, None]
     uv = pixels / (atlas.shape[1], atlas.shape[0])
     uv[:, 1] = 1 - uv[:, 1]  # trimesh counts v from the bottom
-    material = trimesh.visual.material.PBRMaterial(
-        name="scene", baseColorTexture=Image.fromarray(atlas), roughnessFactor=1.0, metallicFactor=0.0,
+    normals = vertex_normals(vertices, faces)[split.vertex]
+    return trimesh.Trimesh(
+        vertices[split.vertex], split.faces, vertex_normals=normals,
+        visual=trimesh.visual.TextureVisuals(uv=uv, material=material(atlas)), process=False,
+    )
+
+
+def material(texture: np.ndarray) -> trimesh.visual.material.PBRMaterial:
+    """A rough, plain surface with a base-colour texture (H, W, 3) uint8."""
+    return trimesh.visual.material.PBRMaterial(
+        name="scene", baseColorTexture=Image.fromarray(texture), roughnessFactor=1.0, metallicFactor=0.0,
         doubleSided=True,
     )
-    return trimesh.Trimesh(
-        vertices[split.vertex], split.faces, vertex_normals=normals[split.vertex],
-        visual=trimesh.visual.TextureVisuals(uv=uv, material=material), process=False,
-    )
 
 
-def _trusted_depth(key: KeyView, better: list[KeyView]) -> Tensor:
-    """(h, w) depth in metres on a finer grid, as pixels of grazing surfaces would be steps.
-
-    It is 0 where unknown and where one of the better views has seen the same surface.
-    """
-    trusted = (key.opacity > 0.5) & (key.depth < FARTHEST)
-    for other in better:
-        seen = _visibility(key.points.reshape(-1, 3), other) > 0
-        trusted &= ~torch.from_numpy(seen).reshape(trusted.shape)
-    fine = F.interpolate(trusted.float(), scale_factor=REFINEMENT, mode="nearest")
-    return (refine(key.depth, REFINEMENT) * fine)[0, 0]
-
-
-def _open3d_camera(key: KeyView, size: tuple[int, int]) -> tuple[o3c.Tensor, o3c.Tensor]:
-    """Intrinsics and world-to-camera matrix with Open3D's axes, +X right and +Y down.
-
-    Its voxel grid looks up the depth at truncated coordinates, so pixel centres are at half-integers as here.
-    """
-    focal, principal = (values[0].tolist() for values in ndc_to_pixels_intrinsics(key.cameras, size))
-    intrinsics = np.array([[focal[0], 0, principal[0]], [0, focal[1], principal[1]], [0, 0, 1]])
-    world_to_cam = np.linalg.inv(cam_to_world(key.cameras)[0].double().numpy())
-    return o3c.Tensor(intrinsics), o3c.Tensor(np.diag([-1.0, -1.0, 1.0, 1.0]) @ world_to_cam)
-
-
-def _in_fixed_order(surface: o3d.geometry.TriangleMesh) -> o3d.geometry.TriangleMesh:
-    """The same surface, vertices and triangles sorted: Open3D's parallel hash map has them in any order."""
-    vertices, rank = np.unique(np.asarray(surface.vertices), axis=0, return_inverse=True)
-    faces = rank.reshape(-1)[np.asarray(surface.triangles)]
-    turn = (faces.argmin(1, keepdims=True) + np.arange(3)) % 3  # the smallest index first, winding kept
-    faces = np.unique(np.take_along_axis(faces, turn, axis=1), axis=0).astype(np.int32)
-    ordered = o3d.geometry.TriangleMesh(
-        o3d.utility.Vector3dVector(vertices), o3d.utility.Vector3iVector(faces)
-    )
-    return ordered.remove_degenerate_triangles()
-
-
-def _drop_small_pieces(surface: o3d.geometry.TriangleMesh) -> None:
-    """Removes pieces under a minimal area, but never the largest."""
-    clusters, _, areas = surface.cluster_connected_triangles()
-    small = np.asarray(areas) < min(SMALLEST_PIECE, np.max(areas, initial=0.0))
-    surface.remove_triangles_by_mask(small[np.asarray(clusters)])
-    surface.remove_unreferenced_vertices()
-
-
-def _half_fov(key: KeyView) -> float:
-    height, width = key.size
-    return float(np.arctan(height / min(height, width) / float(key.cameras.focal_length[0, 1])))
-
-
-def _visibility(points: Tensor, key: KeyView) -> np.ndarray:
+def visibility(points: Tensor, key: KeyView) -> np.ndarray:
     """For points (P, 3): 1 if a view surely sees them, 0.01 if it may, next to an edge, and 0 otherwise."""
     pixels, z = project(points, key.cameras, key.size)
     height, width = key.size
@@ -237,6 +247,12 @@ def _visibility(points: Tensor, key: KeyView) -> np.ndarray:
     maybe = inside & ((z - depth).abs() < 2 * SURFACE_TOLERANCE * z)
     surely = maybe & (z < nearest * (1 + SURFACE_TOLERANCE)) & (z > farthest * (1 - SURFACE_TOLERANCE))
     return (surely * 0.99 + maybe * 0.01).numpy()
+
+
+def image_at(image: Tensor, place: Tensor, mode: str = "bilinear") -> Tensor:
+    """(P, C) values of an image (1, C, h, w) at places (P, 2), from -1 at its top left corner to 1."""
+    grid = place[None, None]
+    return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=False)[0, :, 0].T
 
 
 def _smoothed_over_faces(scores: np.ndarray, faces: np.ndarray, rounds: int = 4) -> np.ndarray:

@@ -17,10 +17,11 @@ from scenediff.renderers.baked import (
     interpolate_cameras,
     scaled_size,
 )
+from scenediff.tools.camera_paths import PathKind, camera_path
 from scenediff.tools.mesh import export_glb, scene_mesh
 from scenediff.tools.pointcloud import export_ply, scene_points
 from scenediff.tools.report import save_depth_png
-from scenediff.tools.video import PathKind, camera_path, video_size, write_video
+from scenediff.tools.video import video_size, write_video
 
 Output = Literal["scene", "depth", "points", "mesh", "video"]
 ALL_OUTPUTS: tuple[Output, ...] = get_args(Output)

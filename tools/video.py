@@ -1,54 +1,26 @@
-"""Camera paths through a scene, and videos of what they see."""
+"""Pictures in motion: MP4, GIF and numbered PNGs, frame by frame."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import imageio_ffmpeg
 import numpy as np
-import torch
+from PIL import Image
 from pytorch3d.renderer import PerspectiveCameras
-from pytorch3d.transforms import so3_exp_map, so3_log_map
-from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from scenediff.renderers.baked import BakedScene, SceneLike, one_camera, scaled_size
-from scenediff.renderers.cameras import perspective_cameras
-from scenediff.renderers.depth_maps import camera_centers
+from scenediff.renderers.baked import BakedScene, one_camera, scaled_size
 
-PathKind = Literal["sway", "orbit", "dolly"]
+FrameWriter = Callable[[np.ndarray], None]
 
-SWAY_WIDTH = 0.1  # of the way to the targets: how far the way back lies beside the way there
-ORBIT_RADIUS = 0.35  # of the distance to the farthest target
-
-
-def camera_path(
-    scene: SceneLike, frames: int = 48, kind: PathKind = "sway", *, focus: float = 2.5
-) -> PerspectiveCameras:
-    """A smooth closed path of `frames` cameras; the first and the last are the photo's own.
-
-    Args:
-        scene: its targets say where it was sampled, and so how far the path may go.
-        frames: at least 2.
-        kind: "sway" goes past all targets and back, or orbits if there are none; "orbit" circles close to the
-            photo's place, looking at a point `focus` metres ahead; "dolly" goes ahead by a quarter of `focus`
-            and back.
-        focus: metres.
-    """
-    if frames < 2:
-        raise ValueError(f"frames must be at least 2, got {frames}")
-    time = torch.linspace(0, 1, frames)
-    if kind == "sway" and scene.target_cameras:
-        return _sway(scene, time)
-    if kind in ("orbit", "sway"):
-        return _orbit(scene, time, focus)
-    if kind == "dolly":
-        ahead = 0.125 * focus * (1 - torch.cos(2 * math.pi * time))
-        return _placed(scene, ahead[:, None] * torch.tensor([0.0, 0.0, 1.0]), torch.zeros(frames, 3))
-    raise ValueError(f"kind must be 'sway', 'orbit' or 'dolly', got {kind!r}")
+# one thread and bit-exact flags: no dates, no version, nothing that depends on the machine's load
+_EXACT = ("-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1")
+_GIF_COLORS = "split[a][b];[a]palettegen=stats_mode=diff[p];[b][p]paletteuse=dither=bayer:bayer_scale=4"
 
 
 def video_size(photo_size: tuple[int, int], short_side: int = 256) -> tuple[int, int]:
@@ -74,63 +46,82 @@ def to_pixels(image: Tensor) -> np.ndarray:
 
 
 def write_video(
-    baked: BakedScene, cameras: PerspectiveCameras, path: str | Path, size: tuple[int, int], fps: int = 24,
+    baked: BakedScene, cameras: PerspectiveCameras, path: str | Path, size: tuple[int, int], fps: float = 24,
     progress: Callable[[int], None] = lambda frame: None,
 ) -> None:
-    """Draws a path and writes an MP4 (H.264, yuv420p) that is the same to the last bit every time.
+    """Draws a path and writes an MP4 that is the same to the last bit every time.
 
     Args:
         size: (height, width), even. fps: frames a second.
         progress: called with the number of each frame before it is drawn.
     """
+    with mp4_writer(path, size, fps) as write:
+        for frame in baked_frames(baked, cameras, size, progress):
+            write(frame)
+
+
+@contextmanager
+def frame_writer(path: str | Path, size: tuple[int, int], fps: float = 24) -> Iterator[FrameWriter]:
+    """A function that takes frames (height, width, 3) uint8, for any kind of film.
+
+    Args:
+        path: FILE.mp4 (H.264), FILE.gif, or a folder for frame_00000.png, ...; it is there or has no suffix.
+        size: (height, width), even for H.264. fps: frames a second; numbered pictures have none.
+    """
+    path = Path(path)
+    writers = {".mp4": mp4_writer, ".gif": gif_writer}
+    if path.is_dir() or not path.suffix:
+        yield _png_writer(path)
+    elif path.suffix.lower() in writers:
+        with writers[path.suffix.lower()](path, size, fps) as write:
+            yield write
+    else:
+        raise ValueError(f"{path} must end in .mp4 or .gif, or be a folder for pictures, without suffix")
+
+
+@contextmanager
+def mp4_writer(path: str | Path, size: tuple[int, int], fps: float = 24) -> Iterator[FrameWriter]:
+    """Writes H.264 with yuv420p, which browsers play before it is all there."""
     height, width = size
     if height % 2 or width % 2:
         raise ValueError(f"size must be even, as H.264 halves the colours, got {height} x {width}")
-    # one thread and bit-exact flags: no dates, no version, nothing that depends on the machine's load
-    exact = ["-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1"]
-    options = ["-preset", "fast", "-crf", "18", "-movflags", "+faststart", *exact]
+    options = ["-preset", "fast", "-crf", "18", "-movflags", "+faststart", *_EXACT]
     writer = imageio_ffmpeg.write_frames(
         str(path), (width, height), fps=fps, codec="libx264", pix_fmt_in="rgb24", pix_fmt_out="yuv420p",
         quality=None, macro_block_size=2, ffmpeg_log_level="error", output_params=options,
     )
-    writer.send(None)
+    with _feeding(writer) as write:
+        yield write
+
+
+@contextmanager
+def gif_writer(path: str | Path, size: tuple[int, int], fps: float = 24) -> Iterator[FrameWriter]:
+    """Writes an endless GIF whose 256 colours are chosen for the whole film."""
+    height, width = size
+    writer = imageio_ffmpeg.write_frames(
+        str(path), (width, height), fps=fps, codec="gif", pix_fmt_in="rgb24", pix_fmt_out="pal8",
+        quality=None, macro_block_size=1, ffmpeg_log_level="error",
+        output_params=["-filter_complex", _GIF_COLORS, "-loop", "0", *_EXACT],
+    )
+    with _feeding(writer) as write:
+        yield write
+
+
+def _png_writer(folder: Path) -> FrameWriter:
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = itertools.count()
+
+    def write(frame: np.ndarray) -> None:
+        Image.fromarray(frame).save(folder / f"frame_{next(numbers):05d}.png")
+
+    return write
+
+
+@contextmanager
+def _feeding(writer: Generator[None, np.ndarray, None]) -> Iterator[FrameWriter]:
+    """Sends frames to a process of ffmpeg's, which ends with the block."""
+    next(writer)
     try:
-        for frame in baked_frames(baked, cameras, size, progress):
-            writer.send(frame)
+        yield writer.send
     finally:
         writer.close()
-
-
-def _sway(scene: SceneLike, time: Tensor) -> PerspectiveCameras:
-    """Through the photo's view and the targets', by a periodic spline, pushed a little aside on its way."""
-    stops = [stop.cpu() for stop in (scene.photo_cameras, *scene.target_cameras)]
-    centers = torch.cat([camera_centers(stop) for stop in stops])
-    turns = torch.cat([so3_log_map(stops[0].R.transpose(1, 2) @ stop.R) for stop in stops])
-    poses = torch.cat([centers, turns], dim=1)
-    poses = torch.cat([poses, poses[:1]])
-    spline = CubicSpline(np.linspace(0, 1, len(poses)), poses.double().numpy(), bc_type="periodic")
-    pose = torch.from_numpy(spline(time.double().numpy())).float()
-    reach = (centers - centers[:1]).norm(dim=1).max()
-    # up on the way there, down on the way back: without it a single target's path would be a line
-    aside = SWAY_WIDTH * reach * torch.sin(2 * math.pi * time)
-    return _placed(scene, pose[:, :3] + aside[:, None] * torch.tensor([0.0, 1.0, 0.0]), pose[:, 3:])
-
-
-def _orbit(scene: SceneLike, time: Tensor, focus: float) -> PerspectiveCameras:
-    centers = [camera_centers(stop.cpu()) for stop in scene.target_cameras]
-    start = camera_centers(scene.photo_cameras.cpu())
-    reach = max((float((center - start).norm()) for center in centers), default=0.1 * focus)
-    radius, angle = min(ORBIT_RADIUS * reach, 0.2 * focus), 2 * math.pi * time
-    # a circle through the photo's place: its centre lies one radius to the left
-    x, y = radius * (1 - torch.cos(angle)), radius * torch.sin(angle)
-    pitch, yaw, zero = torch.atan(y / focus), -torch.atan(x / focus), torch.zeros_like(x)
-    return _placed(scene, torch.stack([x, y, zero], dim=-1), torch.stack([pitch, yaw, zero], dim=-1))
-
-
-def _placed(scene: SceneLike, centers: Tensor, turns: Tensor) -> PerspectiveCameras:
-    """Cameras with the photo's intrinsics at places (N, 3) in the world, turned by vectors (N, 3)."""
-    photo = scene.photo_cameras.cpu()
-    rotation = photo.R @ so3_exp_map(turns)
-    translation = -(centers[:, None] @ rotation)[:, 0]
-    focal, principal = (part.expand(len(turns), 2) for part in (photo.focal_length, photo.principal_point))
-    return perspective_cameras(rotation, translation, focal, principal)

@@ -31,13 +31,13 @@ class Command:
 COMMANDS = {
     "sample": Command("sample 3D scenes from a photo", "scenediff.cli.sample", "Sample"),
     "render": Command("film a sampled scene", "scenediff.cli.render", "Render"),
-    "export": Command("write a scene's mesh, points or depth", "scenediff.cli.export", "Export"),
+    "export": Command("write a scene for other programs", "scenediff.cli.export", "Export"),
+    "doctor": Command("tell what is wrong with a 3D file", "scenediff.cli.doctor", "Doctor"),
+    "report": Command("show a run as one HTML page", "scenediff.cli.report", "Report"),
+    "view": Command("walk through a run in the browser", "scenediff.cli.view", "View"),
+    "invert": Command("sample images that contain a patch", "scenediff.cli.invert", "Invert"),
     "train rooms": Command("train the model of rooms", "scenediff.cli.train", "TrainRooms"),
     "data rooms": Command("render a data set of rooms", "scenediff.cli.data", "DataRooms"),
-    "data assets": Command("build the pack of furniture for rooms", "scenediff.cli.data", "DataAssets"),
-    "eval rooms": Command("measure a model on rendered rooms", "scenediff.cli.evaluate", "EvalRooms"),
-    "eval capture": Command("measure a model on posed photos", "scenediff.cli.evaluate", "EvalCapture"),
-    "invert": Command("sample images that contain a patch", "scenediff.cli.invert", "Invert"),
     "train generator": Command(
         "train a StyleGAN2 generator", "scenediff.cli.train_inversion", "TrainGenerator"
     ),
@@ -47,6 +47,9 @@ COMMANDS = {
     "data furniture": Command(
         "render pictures of furniture", "scenediff.cli.data_furniture", "DataFurniture"
     ),
+    "data assets": Command("build the pack of furniture for rooms", "scenediff.cli.data", "DataAssets"),
+    "eval rooms": Command("measure a model on rendered rooms", "scenediff.cli.evaluate", "EvalRooms"),
+    "eval capture": Command("measure a model on posed photos", "scenediff.cli.evaluate", "EvalCapture"),
     "eval inversion": Command(
         "measure the inversion of a generator", "scenediff.cli.evaluate_inversion", "EvalInversion"
     ),

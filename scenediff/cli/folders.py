@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,17 +45,29 @@ def output_folder(folder: Path, *, overwrite: bool, is_ours: Callable[[Path], bo
 @contextmanager
 def output_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """A temporary file name, of the same suffix, that takes the place of `path` when the block ends well."""
-    path = Path(os.path.abspath(path))
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: name a file")
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} exists: name another output file or add --overwrite")
-    with _created_parents(path.parent):
-        partial = _make_partial(path)
+    with output_files([path], overwrite=overwrite) as partial:
+        yield partial
+
+
+@contextmanager
+def output_files(paths: Sequence[Path], *, overwrite: bool) -> Iterator[Path]:
+    """A temporary place for the first of several files of one folder, which the others are written beside.
+
+    All of them take their places when the block ends well.
+    """
+    paths = [Path(os.path.abspath(path)) for path in paths]
+    for path in paths:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: name a file")
+        if path.exists() and not overwrite:
+            raise UserError(f"{path} exists: name another output file or add --overwrite")
+    with _created_parents(paths[0].parent):
+        partial = _make_partial(paths[0])
         try:
-            yield partial / path.name
+            yield partial / paths[0].name
             _make_readable(partial)
-            os.replace(partial / path.name, path)
+            for path in paths:
+                os.replace(partial / path.name, path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

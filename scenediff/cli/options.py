@@ -13,6 +13,7 @@ import tyro
 from scenediff.cli.errors import UserError
 
 Device = Literal["auto", "cpu", "cuda"]
+CameraPath = Literal["sway", "orbit", "spiral", "dolly", "wiggle"]
 MODELS_OWN = tyro.conf.arg(help_behavior_hint="(default: the model's)")
 OutputFolder = Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")]
 

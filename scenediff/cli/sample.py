@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -16,6 +16,7 @@ from scenediff.cli.errors import UserError, user_errors
 from scenediff.cli.folders import output_folder
 from scenediff.cli.options import (
     MODELS_OWN,
+    CameraPath,
     Device,
     OutputFolder,
     check_at_least,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from scenediff.tools.outputs import SceneOutputs
 
 RUN_FILE = "run.json"
-PHOTO_FILES = re.compile(r"run\.json|contact_sheet\.png|uncertainty\.png|sample_\d+")
+PHOTO_FILES = re.compile(r"run\.json|contact_sheet\.png|uncertainty\.png|report\.html|sample_\d+")
 PANEL_SIZE = 160  # shorter side of the contact sheet's pictures, pixels
 
 
@@ -78,8 +79,8 @@ class Sample:
     """Shorter side of the video's frames and of the depth map; an even number."""
     frames: int = 48
     """Number of the video's frames."""
-    path: Literal["sway", "orbit", "dolly"] = "sway"
-    """The video's camera: past all sampled views, in a circle, or ahead and back."""
+    path: CameraPath = "sway"
+    """The video's camera: past all sampled views, in a circle, a spiral, ahead and back, left and right."""
     overwrite: bool = False
     """Replace a folder that an earlier run has written."""
 
