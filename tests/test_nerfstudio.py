@@ -216,7 +216,7 @@ def test_ns_train_and_ns_render_run(sampled: tuple[Any, Path], tmp_path: Path) -
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
     run("train", "scenediff", "--data", str(folder), "--output-dir", "out", "--experiment-name", "e",
-        "--timestamp", "t", "--machine.device-type", "cpu", "--vis", "tensorboard")  # fmt: skip
+        "--timestamp", "t", "--vis", "tensorboard")  # fmt: skip
     path = json.loads((folder / "camera_path.json").read_text())
     path["camera_path"] = path["camera_path"][:4]
     (tmp_path / "path.json").write_text(json.dumps(path | {"seconds": 1}))

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.configs.base_config import MachineConfig
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
@@ -148,6 +149,7 @@ method = MethodSpecification(
             model=SceneModelConfig(enable_collider=False),
         ),
         optimizers={},
+        machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
         vis="viewer",
     ),
     description="A 3D scene that scenediff has sampled from a photo; nothing is trained.",

@@ -1,4 +1,7 @@
-"""viser's server, kept to this machine: no statistics script in its page and no tunnel to the outside."""
+"""viser's server, kept to this machine: no statistics script in its page and no tunnel to the outside.
+
+A defect of its page is mended on the way: it logs errors, as the corners of splats' quads lack a coordinate.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import contextlib
 import io
 import logging
 import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 # the script that loads Google's, and the one after it that calls it
 _STATISTICS = re.compile(r"<script[^>]*googletagmanager[^>]*>\s*</script>\s*<script>.*?</script>", re.DOTALL)
+
+_FLAT_QUAD = "new Float32Array([-2,-2,2,-2,2,2,-2,2]),2)"
+_QUAD = "new Float32Array([-2,-2,0,2,-2,0,2,2,0,-2,2,0]),3)"
 
 
 def local_server(host: str, port: int, label: str) -> viser.ViserServer:
@@ -39,17 +46,18 @@ def local_server(host: str, port: int, label: str) -> viser.ViserServer:
 
 
 class _PrivateServer(infra.WebsockServer):
-    """Serves viser's page without the statistics."""
+    """Serves a copy of viser's page, mended and without the statistics."""
 
     def __init__(self, *, http_server_root: Path, **options: Any) -> None:
         self._page = tempfile.TemporaryDirectory(prefix="scenediff-view-")  # as long as the server lives
-        for entry in http_server_root.iterdir():
-            (Path(self._page.name) / entry.name).symlink_to(entry)
-        index = Path(self._page.name) / "index.html"
-        text = _STATISTICS.sub("", index.read_text(encoding="utf-8"))
-        index.unlink()
-        index.write_text(text, encoding="utf-8")
-        super().__init__(http_server_root=Path(self._page.name), **options)
+        page = Path(self._page.name)
+        shutil.copytree(http_server_root, page, dirs_exist_ok=True)
+        index = page / "index.html"
+        index.write_text(_STATISTICS.sub("", index.read_text(encoding="utf-8")), encoding="utf-8")
+        for script in (page / "assets").glob("index*.js"):
+            text = script.read_text(encoding="utf-8")
+            script.write_text(text.replace(_FLAT_QUAD, _QUAD), encoding="utf-8")
+        super().__init__(http_server_root=page, **options)
 
     def stop(self) -> None:
         super().stop()
