@@ -15,18 +15,15 @@ from torch import Tensor
 from scenediff.renderers import point_kernels
 from scenediff.renderers.cameras import PinholeView
 from scenediff.renderers.point_kernels import DENSITY, OUTPUTS, STATE, Block, Eye, PackedBlocks
-from scenediff.renderers.volume_field import (
+from scenediff.renderers.volume_field import VolumeFieldRenderer, VolumeSignal, VolumeView
+from scenediff.renderers.volume_network import (
     STANDARD_RGB,
     ModulatedBlock,
     Modulation,
     PointNetwork,
     PreparedView,
-    VolumeFieldRenderer,
-    VolumeSignal,
-    VolumeView,
-    absorption,
-    fine_distances,
 )
+from scenediff.renderers.volume_rays import absorption, fine_distances
 
 Marched = tuple[Tensor, Tensor, Tensor]
 

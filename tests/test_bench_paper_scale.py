@@ -9,13 +9,17 @@ import torch
 from tiny_dit import ENCODER, FIELD, POSED_ENCODER
 
 from scenediff.cli import main
-from scenediff.renderers.volume_field import VolumeConfig
+from scenediff.dit_pipeline import DitPipeline, Shortcuts, build_denoiser
+from scenediff.renderers.volume_network import VolumeConfig
 from scenediff.tools.bench_paper_scale import (
     BenchOptions,
+    RandomScene,
     bench_paper_scale,
+    list_shortcuts,
     median_seconds,
     psnr,
     step_operations,
+    surfaces,
 )
 
 
@@ -43,8 +47,34 @@ def test_half_precision_and_shortcuts_are_compared() -> None:
     figures = bench_paper_scale(options, "cpu")["sizes"]["16"]
     assert 30 < figures["psnr_to_float32_of_2_steps"] < 100
     shortcuts = figures["inexact"]
-    assert set(shortcuts) >= {"3_fine_samples", "1_fine_samples", "2_steps_dpmsolver++", "1_steps_ddim"}
-    assert all(5 < entry["psnr_to_exact"] < 100 for entry in shortcuts.values())
+    assert set(shortcuts.pop("exact")) == {"seconds", "frame_seconds"}
+    assert set(shortcuts) == {*list_shortcuts(5, FIELD.fine)}
+    for entry in shortcuts.values():
+        assert 5 < entry["psnr_to_exact"] < 100
+        assert 5 < entry["frame_psnr_to_exact"] < 100
+        assert min(entry["seconds"], entry["frame_seconds"]) > 0
+
+
+def test_random_fields_get_surfaces_for_a_while() -> None:
+    """A tenth of the space is occupied, with the mean density there; both passes agree; all is undone."""
+    options = BenchOptions(half=False, encoder=ENCODER, field=FIELD)
+    pipeline = DitPipeline(build_denoiser(ENCODER, FIELD))
+    scene, renderer = RandomScene(pipeline, options, 16, torch.device("cpu")), pipeline.renderer
+    before = {name: value.clone() for name, value in renderer.state_dict().items()}
+    with torch.no_grad(), surfaces(scene):
+        found = scene.densities().clamp(min=0)
+        assert float((found > 0).float().mean()) == pytest.approx(0.1, abs=0.02)
+        assert float(found[found > 0].mean()) == pytest.approx(20, rel=0.1)
+        assert torch.equal(renderer.coarse.output.weight, renderer.fine.output.weight)
+    assert all(torch.equal(value, before[name]) for name, value in renderer.state_dict().items())
+
+
+def test_shortcuts_are_one_at_a_time_but_for_the_last() -> None:
+    listed = list_shortcuts(50, 64)
+    assert listed["32_fine_samples"] == (50, Shortcuts(fine=32))
+    assert listed["skip_0.001"] == (50, Shortcuts(skip=0.001))
+    assert listed["20_steps_dpmsolver++"] == (20, Shortcuts("dpmsolver++"))
+    assert listed["all"] == (20, Shortcuts("dpmsolver++", 32, 0.001))
 
 
 def test_psnr_of_a_constant_error() -> None:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_dit import ENCODER, FIELD, POSED_ENCODER, tiny_dit
 from tiny_pipeline import random_photo
 
 import scenediff
-from scenediff.dit_pipeline import DitPipeline, DitSampling, centre_square, write_checkpoint
+from scenediff.cli import main
+from scenediff.ddim import EvenDDIM, cosine_alphas
+from scenediff.dit_pipeline import DitPipeline, DitSampling, Shortcuts, centre_square, write_checkpoint
 from scenediff.networks.dit import DitConfig
 from scenediff.pipeline import CheckpointError, looking_at
 from scenediff.renderers.cameras import look_ahead, perspective_cameras
+from scenediff.renderers.volume_field import VolumeFieldRenderer
 from scenediff.scene import Scene, SceneError
 from scenediff.tools.outputs import OutputOptions, write_scene_outputs
 
@@ -174,3 +178,89 @@ def test_impossible_arguments_are_refused() -> None:
         tiny()(random_photo(), 0)
     other = DitPipeline(tiny_dit(), replace(SAMPLING, scheduler="dpmsolver++", threshold=0.0)).to("cpu")
     assert len(other(random_photo(), 1)) == 1
+
+
+def test_shortcuts_change_a_sample_only_when_taken() -> None:
+    pipeline, photo = tiny(), random_photo()
+    with torch.no_grad():
+        for network in pipeline.renderer.networks(sampled=True):
+            network.output.bias[3] = 2
+    (exact,), (same,) = pipeline(photo, 1, seed=3), pipeline(photo, 1, seed=3, shortcuts=Shortcuts())
+    whole = exact.render(exact.target_cameras[0], (8, 8))
+    again = same.render(exact.target_cameras[0], (8, 8))
+    assert all(torch.equal(getattr(whole, part), getattr(again, part)) for part in PARTS)
+    assert "shortcuts" not in exact.metadata
+    for shortcuts in (Shortcuts(fine=2), Shortcuts(skip=0.05), Shortcuts(scheduler="ddpm")):
+        (quick,) = pipeline(photo, 1, seed=3, shortcuts=shortcuts)
+        image = quick.render(exact.target_cameras[0], (8, 8)).image
+        assert not torch.equal(image, whole.image), shortcuts
+        assert quick.metadata["shortcuts"] == asdict(shortcuts)
+    assert pipeline.renderer.config == FIELD  # later samples are exact again
+
+
+def test_a_scene_keeps_its_shortcuts_in_its_file(tmp_path: Path) -> None:
+    (quick,) = tiny()(random_photo(), 1, shortcuts=Shortcuts(fine=2, skip=0.01))
+    quick.save(tmp_path / "scene.safetensors")
+    loaded = Scene.load(tmp_path / "scene.safetensors")
+    assert isinstance(loaded.renderer, VolumeFieldRenderer)
+    assert loaded.renderer.config == replace(FIELD, fine=2, skip=0.01)
+
+
+def test_the_scheduler_is_the_asked_one() -> None:
+    pipeline = tiny()
+    assert isinstance(pipeline.make_scheduler(), EvenDDIM)
+    solver = pipeline.make_scheduler("dpmsolver++")
+    assert solver.config["algorithm_type"] == "dpmsolver++"
+    solver.set_timesteps(10)
+    own = pipeline.make_scheduler()
+    own.set_timesteps(10)
+    assert solver.timesteps.tolist() == own.timesteps.tolist()  # same times, same schedule, higher order
+    assert torch.allclose(solver.alphas_cumprod, own.alphas_cumprod, atol=1e-4)
+    with pytest.raises(ValueError, match="scheduler must be one of ddim, ddpm"):
+        pipeline(random_photo(), 1, shortcuts=Shortcuts(scheduler="euler"))
+
+
+def test_fewer_steps_of_higher_order_come_closer() -> None:
+    """To the closed form for images that are normally distributed about 0.3, of deviation 0.2."""
+    pipeline, start = tiny(), torch.linspace(-2, 2, 9)
+    share = cosine_alphas()
+
+    def solved(name: str, steps: int) -> torch.Tensor:
+        scheduler, noisy = pipeline.make_scheduler(name), start
+        scheduler.set_timesteps(steps)
+        for time in scheduler.timesteps:
+            a = share[time]
+            clean = 0.3 + 0.04 * a.sqrt() / (0.04 * a + 1 - a) * (noisy - a.sqrt() * 0.3)
+            noisy = scheduler.step(clean, time, noisy).prev_sample
+        return noisy
+
+    exact = 0.3 + 0.2 * start  # the last noise level leaves nothing of the image
+    errors = {
+        (name, steps): float((solved(name, steps) - exact).abs().max())
+        for name, steps in (("ddim", 50), ("ddim", 15), ("dpmsolver++", 15))
+    }
+    assert errors["dpmsolver++", 15] < 0.8 * errors["ddim", 15], errors
+    assert errors["ddim", 50] < errors["ddim", 15]
+
+
+def test_the_command_takes_shortcuts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, photo, output = tmp_path / "model", tmp_path / "photo.png", tmp_path / "out"
+    pipeline = tiny()
+    for network in (pipeline.renderer.coarse, pipeline.renderer.fine):
+        network.output.weight.data[3], network.output.bias.data[3] = 0, 1e6  # a wall to make a mesh of
+    write_checkpoint(model, pipeline.denoiser.state_dict(), ENCODER, FIELD, replace(SAMPLING, targets=1))
+    Image.new("RGB", (64, 64), (90, 120, 30)).save(photo)
+    given = ["sample", str(photo), "-o", str(output), "-n", "1", "--frames", "2", "--size", "32"]
+    short = ["--steps", "1", "--scheduler", "dpmsolver++", "--fine-samples", "2", "--skip-empty", "0.01"]
+    assert main([*given, "--checkpoint", str(model), *short]) == 0, capsys.readouterr().err
+    (sample,) = json.loads((output / "run.json").read_text())["samples"]
+    assert sample["shortcuts"] == {"scheduler": "dpmsolver++", "fine": 2, "skip": 0.01}
+    assert (sample["steps"], sample["scheduler"]) == (1, "dpmsolver++")
+    for bad, message in (
+        (["--fine-samples", "7", "--checkpoint", str(model)], "--fine-samples must be at most the model's 6"),
+        (["--skip-empty", "1"], "--skip-empty must be at least 0 and less than 1, got 1"),
+        (["--fine-samples", "0"], "--fine-samples must be at least 1, got 0"),
+        (["--skip-empty", "0.1"], "are for full-size models, which --checkpoint rooms is not"),
+    ):
+        assert main([*given, "--overwrite", *bad]) == 2
+        assert message in capsys.readouterr().err

@@ -18,16 +18,9 @@ from torch.nn import functional
 from scenediff.renderers import cuda_source, fused_volume, point_kernels
 from scenediff.renderers.cuda_source import CompileError, compile_cuda
 from scenediff.renderers.point_kernels import Block
-from scenediff.renderers.volume_field import (
-    PointNetwork,
-    PreparedView,
-    VolumeConfig,
-    VolumeFieldRenderer,
-    VolumeSignal,
-    along,
-    look,
-    pinhole_rays,
-)
+from scenediff.renderers.volume_field import VolumeFieldRenderer, VolumeSignal
+from scenediff.renderers.volume_network import PointNetwork, PreparedView, VolumeConfig, look
+from scenediff.renderers.volume_rays import along, integrate, pinhole_rays
 
 CONFIG = VolumeConfig(width=512, map_channels=16, feature_channels=8, near=0.5, far=4.0, coarse=16, fine=16)
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
@@ -177,8 +170,8 @@ def test_the_march_puts_the_kernels_together(
     monkeypatch.setattr(point_kernels, "embed", lambda eye, *rays: eye.embed(*rays))
     monkeypatch.setattr(fused_volume, "_eye", SlowEye)
     renderer = VolumeFieldRenderer(replace(FIELD, fine=fine)).eval()
-    monkeypatch.setattr(point_kernels, "integrate", lambda outputs, distances, _: renderer._integrate(
-        outputs[..., 3].relu(), torch.cat([outputs[..., :3].sigmoid(), outputs[..., 4:]], -1), distances
+    monkeypatch.setattr(point_kernels, "integrate", lambda outputs, *rest: integrate(
+        outputs[..., 3].relu(), torch.cat([outputs[..., :3].sigmoid(), outputs[..., 4:]], -1), *rest
     ))
     torch.manual_seed(3)
     size, view = (6, 8), replace(random_view(), size=(6, 8))
@@ -233,15 +226,15 @@ def check_embedding(device: str, dtype: torch.dtype, tolerance: float) -> None:
 
 def check_integrals(device: str) -> None:
     torch.manual_seed(1)
-    renderer = VolumeFieldRenderer(replace(CONFIG, background=(0.2, 0.5, 0.9)))
+    background = (0.2, 0.5, 0.9)
     for samples, columns in ((21, 12), (16, 4)):
         outputs = torch.randn(2, 5, samples, columns)
         distances = torch.rand(2, 5, samples) * 3 + 0.5
         distances[:, :, 4] = distances[:, :, 9]  # two samples in one place
         density = outputs[..., 3].relu()
         values = torch.cat([outputs[..., :3].sigmoid(), outputs[..., 4:]], dim=-1)
-        expected = renderer._integrate(density, values, distances)
-        found = point_kernels.integrate(outputs.to(device), distances.to(device), renderer.config.background)
+        expected = integrate(density, values, distances, background)
+        found = point_kernels.integrate(outputs.to(device), distances.to(device), background)
         for one, other in zip(found, expected, strict=True):
             assert torch.allclose(one.cpu(), other, atol=2e-5), (one.cpu() - other).abs().max()
 

@@ -1,4 +1,4 @@
-"""The densely integrated field: integrals in closed form, exact shortcuts against the long way round."""
+"""The densely integrated field: exact savings against the long way round, shortcuts against the exact way."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ import pytest
 import torch
 from tiny_dit import FIELD, SIZE, random_view
 from torch import Tensor
-from torch.nn import functional
 
-from scenediff.renderers.cameras import PinholeView
-from scenediff.renderers.volume_field import (
-    PointNetwork,
-    VolumeConfig,
-    VolumeFieldRenderer,
-    VolumeSignal,
+from scenediff.renderers.volume_field import VolumeFieldRenderer, VolumeSignal, map_volume
+from scenediff.renderers.volume_rays import (
     absorption,
-    encode_position,
+    along,
     fine_distances,
     fixed_uniform,
-    map_volume,
+    integrate,
+    pinhole_rays,
+    worth_decoding,
 )
 
 
@@ -39,97 +36,6 @@ def random_signal(renderer: VolumeFieldRenderer, views: int = 3, batch: int = 2)
         ),
         sampled=True,
     )
-
-
-def test_constant_density_absorbs_exponentially() -> None:
-    distances = torch.linspace(1, 3, 201, dtype=torch.float64)
-    weights = absorption(torch.full((201,), 0.7, dtype=torch.float64), distances)
-    length = distances - 1 + 0.01  # the last step counts twice
-    assert torch.allclose(weights.cumsum(0), 1 - torch.exp(-0.7 * length), atol=1e-6)
-
-
-def test_an_opaque_sample_hides_what_is_behind() -> None:
-    weights = absorption(torch.tensor([0.0, 1e4, 5.0, 5.0]), torch.tensor([1.0, 2.0, 3.0, 4.0]))
-    assert torch.allclose(weights, torch.tensor([0.0, 1.0, 0.0, 0.0]), atol=1e-6)
-
-
-def test_fine_samples_follow_the_weights() -> None:
-    """Share of the samples in each bin between middles: its inner weight's share, to 4 standard errors."""
-    distances = torch.linspace(0, 9, 10)
-    weights = torch.tensor([9.0, 1.0, 0.0, 2.0, 0.0, 0.0, 4.0, 1.0, 0.0, 9.0])
-    uniform = torch.rand(20_000)
-    found = fine_distances(distances, weights, uniform)
-    assert found.min() >= 0.5
-    assert found.max() <= 8.5
-    inner = weights[1:-1] / weights[1:-1].sum()
-    share = torch.histc(found, 8, 0.5, 8.5) / len(found)
-    assert torch.allclose(share, inner, atol=4 * (0.25 / 20_000) ** 0.5)
-    inside = found[(found > 6.0) & (found < 6.5)]
-    assert float(inside.mean()) == pytest.approx(6.25, abs=0.02)  # uniform within a bin
-
-
-def test_fine_samples_by_a_slow_reference() -> None:
-    distances, weights, uniform = torch.linspace(1, 3, 7), torch.rand(4, 7), torch.rand(4, 5)
-    found = fine_distances(distances.expand(4, 7), weights, uniform)
-    middles = (distances[1:] + distances[:-1]) / 2
-    for ray in range(4):
-        mass = weights[ray, 1:-1] + 1e-5
-        cdf = [0.0, *(mass / mass.sum()).cumsum(0).tolist()]
-        for k, u in enumerate(uniform[ray].tolist()):
-            bin = max(i for i in range(5) if cdf[i] < u)
-            expected = middles[bin] + (u - cdf[bin]) / (cdf[bin + 1] - cdf[bin]) * 2 / 6
-            assert float(found[ray, k]) == pytest.approx(float(expected), abs=1e-5)
-
-
-def test_positions_are_encoded_octave_by_octave() -> None:
-    found = encode_position(torch.tensor([0.1, 0.2, 0.3]), FIELD)
-    assert found.shape == (39,)
-    assert torch.equal(found[:3], torch.tensor([0.1, 0.2, 0.3]))
-    assert torch.allclose(found[9:12], torch.sin(3 * found[:3]), atol=1e-6)
-    assert torch.allclose(found[12:15], torch.cos(3 * found[:3]), atol=1e-6)
-
-
-def field_the_long_way(
-    network: PointNetwork,
-    features: list[Tensor],
-    views: list[PinholeView],
-    times: list[Tensor],
-    points: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Features are sampled first and go through the first layer with the encoded positions."""
-    weight = torch.cat([network.position.weight, network.feature.weight], dim=1)
-    states = []
-    for maps, view, time in zip(features, views, times, strict=True):
-        local = torch.cat([points, torch.ones_like(points[..., :1])], dim=-1)
-        local = (local @ torch.linalg.inv(view.cam_to_world).mT)[..., :3]
-        image = local @ view.intrinsics.mT
-        grid = 2 * image[..., :2] / (image[..., 2:] + 1e-9) - 1
-        seen = functional.grid_sample(maps, grid[:, None], padding_mode="border", align_corners=True)
-        inputs = torch.cat([encode_position(local, network.config), seen[:, :, 0].mT], dim=-1)
-        state = functional.linear(inputs, weight, network.position.bias)
-        for block, (scale, shift) in zip(network.blocks[:3], network.modulations(time)[:3], strict=True):
-            state = state + block.second((block.first(state.relu()) * (1 + scale) + shift).relu())
-        states.append(state)
-    state = torch.stack(states).mean(0)
-    for block, (scale, shift) in zip(network.blocks[3:], network.modulations(times[-1])[3:], strict=True):
-        state = state + block.second((block.first(state.relu()) * (1 + scale) + shift).relu())
-    output = network.output(state.relu())
-    return output[..., 3].relu(), torch.cat([output[..., :3].sigmoid(), output[..., 4:]], dim=-1)
-
-
-@pytest.mark.parametrize("index", [0, 1])
-@torch.no_grad()
-def test_the_first_layer_may_come_before_the_look_up(renderer: VolumeFieldRenderer, index: int) -> None:
-    features = [torch.randn(2, 8, 6, 8) for _ in range(3)]
-    views = [random_view() for _ in range(3)]
-    times = [torch.randint(1000, (2,)) for _ in range(3)]
-    parts = zip(features, views, times, strict=True)
-    signal = VolumeSignal(tuple(renderer.view(*part, sampled=True) for part in parts), sampled=True)
-    points = torch.randn(2, 50, 3)  # before and behind the cameras, in and out of their images
-    expected = field_the_long_way(renderer.networks(True)[index], features, views, times, points)
-    for found, wanted in zip(renderer.at_points(signal, points, index), expected, strict=True):
-        assert torch.allclose(found, wanted, atol=1e-4)  # positions outside are rounded differently
-    assert expected[0].max() > 0
 
 
 @pytest.mark.parametrize("fine", [0, 6])
@@ -213,8 +119,130 @@ def test_a_mapped_signal_forgets(renderer: VolumeFieldRenderer) -> None:
     assert [len(view.maps[0]) for view in first.views] == [1, 1, 1]
 
 
-def test_impossible_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"near and far must satisfy 0 <= near < far, got 3\.0 and 2\.0"):
-        VolumeConfig(near=3.0, far=2.0)
-    with pytest.raises(ValueError, match="must be at least 3, 2 and 0, got 2, 32 and 64"):
-        VolumeConfig(coarse=2)
+def with_surfaces(renderer: VolumeFieldRenderer) -> VolumeFieldRenderer:
+    """Some space is empty and some opaque; both passes find the same."""
+    renderer.fine.load_state_dict(renderer.coarse.state_dict())
+    for network in (renderer.coarse, renderer.fine):
+        network.output.weight.data[3] *= 60
+        network.output.bias.data[3] = 0
+    return renderer
+
+
+def test_no_shortcut_is_taken_unasked(renderer: VolumeFieldRenderer) -> None:
+    assert renderer.faster() is renderer
+    assert renderer.faster(fine=FIELD.fine, skip=0.0) is renderer
+    quick = renderer.faster(fine=2, skip=0.01)
+    assert (quick.config.fine, quick.config.skip) == (2, 0.01)
+    assert renderer.config == FIELD
+    assert quick.fine is renderer.fine
+    assert quick.faster() is quick
+    with pytest.raises(ValueError, match=r"fine must lie in \[1, 6\], got 0"):
+        renderer.faster(fine=0)
+    with pytest.raises(ValueError, match=r"fine must lie in \[1, 6\], got 7"):
+        renderer.faster(fine=7)
+    with pytest.raises(ValueError, match=r"skip must lie in \[0, 1\), got 1\.5"):
+        renderer.faster(skip=1.5)
+
+
+@torch.no_grad()
+def test_fewer_fine_samples_are_those_of_a_smaller_field(renderer: VolumeFieldRenderer) -> None:
+    signal, view = random_signal(renderer), random_view()
+    quick = renderer.faster(fine=2)
+    smaller = VolumeFieldRenderer(replace(FIELD, fine=2)).eval()
+    smaller.load_state_dict(renderer.state_dict())
+    assert torch.equal(quick.render(signal, view), smaller.render(signal, view))
+    assert not torch.equal(quick.render(signal, view), renderer.render(signal, view))
+
+
+@torch.no_grad()
+def test_skipped_samples_count_as_empty(renderer: VolumeFieldRenderer) -> None:
+    """Against all samples decoded and the density of those with little weight around them set to zero."""
+    torch.manual_seed(4)
+    with_surfaces(renderer)
+    signal, view, share = random_signal(renderer), random_view(), 0.02
+    quick = renderer.faster(skip=share).render_all(signal, view)
+    origins, directions = pinhole_rays(view)
+    even = torch.linspace(FIELD.near, FIELD.far, FIELD.coarse).expand(*directions.shape[:2], -1)
+
+    def decode(distances: Tensor, network: int) -> tuple[Tensor, Tensor]:
+        points = along(origins, directions, distances).flatten(1, 2)
+        density, values = renderer.at_points(signal, points, network)
+        return density.view_as(distances), values.unflatten(1, distances.shape[1:])
+
+    weights = absorption(decode(even, 0)[0], even)
+    extra = fine_distances(even, weights, fixed_uniform((*even.shape[:2], FIELD.fine), even.device))
+    every = torch.cat([even, extra], dim=-1)
+    density, values = decode(every, 1)
+    wanted = torch.cat([worth_decoding(weights, even, part, share) for part in (even, extra)], dim=-1)
+    assert 0.05 < float(wanted.float().mean()) < 0.9
+    image, distance, opacity = integrate(density * wanted, values, every, FIELD.background)
+    assert torch.allclose(quick.image, image[..., :3].mT.unflatten(-1, SIZE), atol=1e-4)
+    assert torch.allclose(quick.features, image[..., 3:].mT.unflatten(-1, SIZE), atol=1e-4)
+    assert torch.allclose(quick.distance[:, 0].flatten(1), distance, atol=1e-4)
+    assert torch.allclose(quick.opacity[:, 0].flatten(1), opacity, atol=1e-4)
+
+
+@torch.no_grad()
+def test_skipping_decodes_less_and_changes_little(renderer: VolumeFieldRenderer) -> None:
+    torch.manual_seed(4)
+    with_surfaces(renderer)
+    signal, view = random_signal(renderer), random_view()
+    decoded: list[int] = []
+    renderer.fine.output.register_forward_hook(lambda _, given, __: decoded.append(given[0].numel()))
+    images = [renderer.faster(skip=skip).render(signal, view) for skip in (0.0, 0.001)]
+    assert decoded[0] == 2 * SIZE[0] * SIZE[1] * (FIELD.coarse + FIELD.fine) * FIELD.width
+    assert sum(decoded[1:]) < 0.8 * decoded[0]
+    error = images[1] - images[0]
+    assert 0 < float(error.square().mean().sqrt()) < 0.1  # of 2; in noise, thin things hide between samples
+
+
+@torch.no_grad()
+def test_skipping_leaves_out_nothing_that_has_weight(renderer: VolumeFieldRenderer) -> None:
+    renderer.coarse.output.weight.data[3], renderer.coarse.output.bias.data[3] = 0, 0.1  # thin fog
+    signal, view = random_signal(renderer), random_view()
+    exact, quick = (each.render_all(signal, view) for each in (renderer, renderer.faster(skip=1e-6)))
+    for part in ("image", "distance", "opacity", "features"):
+        assert torch.allclose(getattr(quick, part), getattr(exact, part), atol=1e-5), part
+
+
+@torch.no_grad()
+def test_skipping_goes_with_memory_parts_and_batches(renderer: VolumeFieldRenderer) -> None:
+    torch.manual_seed(4)
+    quick = with_surfaces(renderer).faster(skip=0.02)
+    signal, view = random_signal(renderer), random_view()
+    whole = quick.render(signal, view)
+    known = replace(quick.remember(replace(signal, views=signal.views[:2]), view), views=signal.views)
+    close = [torch.allclose(quick.render(known, view)[n], whole[n], atol=1e-3) for n in range(2)]
+    first = replace(view, cam_to_world=view.cam_to_world[:1], intrinsics=view.intrinsics[:1])
+    alone = quick.render(map_volume(signal, lambda tensor: tensor[:1]), first)
+    assert torch.allclose(alone, whole[:1], atol=1e-3)  # of places at a threshold, rounding errors decide
+    quick.chunk_rays = 50
+    assert torch.allclose(quick.render(signal, view), whole, atol=1e-3)
+    assert all(close)
+
+
+@torch.no_grad()
+def test_empty_space_may_be_skipped_altogether(renderer: VolumeFieldRenderer) -> None:
+    renderer.coarse.output.bias[3] = -1e6
+    rendering = renderer.faster(skip=0.001).render_all(random_signal(renderer), random_view())
+    assert torch.allclose(rendering.image[0, :, 0, 0], 2 * torch.tensor(FIELD.background) - 1)
+    assert rendering.opacity.abs().max() == 0
+
+
+def test_distortion_is_rendered_when_asked_for(renderer: VolumeFieldRenderer) -> None:
+    """An opaque wall right behind the near plane: one weight in the first of the evenly spaced samples."""
+    signal, view = random_signal(renderer), random_view()
+    assert renderer.render_all(signal, view).distortion is None
+    found = renderer.render_all(signal, view, distortion=True)
+    assert found.distortion is not None
+    assert found.distortion.shape == found.opacity.shape
+    assert torch.equal(found.image, renderer.render(signal, view))
+    found.distortion.mean().backward()
+    assert renderer.fine.output.weight.grad is not None
+    assert renderer.fine.output.weight.grad[3].abs().max() > 0
+    renderer.config = replace(FIELD, fine=0)
+    renderer.coarse.output.bias.data[3] = 1e6
+    wall = renderer.render_all(signal, view, distortion=True).distortion
+    assert wall is not None
+    length = 1 / (FIELD.coarse - 1)
+    assert torch.allclose(wall, torch.full_like(wall, length / 3), atol=1e-5)

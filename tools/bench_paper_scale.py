@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from dataclasses import field as default
 from functools import partial
@@ -14,18 +15,22 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from scenediff.dit_pipeline import DitPipeline, build_denoiser
+from scenediff.dit_pipeline import EXACT, DitPipeline, Shortcuts, build_denoiser
 from scenediff.forward import Observation
-from scenediff.losses import TrainingBatch, forward_model_loss
+from scenediff.losses import Regularizer, TrainingBatch, forward_model_loss
 from scenediff.networks.dit import DitConfig
+from scenediff.networks.regularizers import DepthSmoothness, Distortion, KeptRenderings
 from scenediff.pipeline import DEFAULT_SCHEDULE
 from scenediff.renderers.cameras import CameraView, PinholeView, look_ahead, to_pinhole
-from scenediff.renderers.volume_field import VolumeConfig, VolumeSignal
-from scenediff.sampling import DynamicThreshold, make_scheduler, sample
+from scenediff.renderers.volume_field import VolumeFieldRenderer, VolumeSignal
+from scenediff.renderers.volume_network import STANDARD_RGB, PointNetwork, VolumeConfig
+from scenediff.renderers.volume_rays import pinhole_rays
+from scenediff.sampling import DynamicThreshold, sample
 
 PATCH = 24  # side of the scored part of a training view, pixels
 LEARNING_RATE = 2e-5
 MATRIX_SIDE = 8192
+OCCUPIED, DENSITY = 0.1, 20.0  # share of space with density, and its mean there; see `surfaces`
 BATCH_SIZE = 128  # of the images that `BenchOptions.train_batch` counts
 
 
@@ -41,7 +46,7 @@ class BenchOptions:
         half: bfloat16 for matrix products.
         kernels: see `VolumeFieldRenderer.use_kernels`.
         reference_steps: of the samples that are compared with those in float32; 0 to compare none.
-        inexact: whether to measure shortcuts that change the result, and by how much.
+        inexact: whether to measure shortcuts that change the result, and by how much, see `list_shortcuts`.
         encoder, field: the model.
     """
 
@@ -157,6 +162,53 @@ def psnr(image: Tensor, reference: Tensor) -> float:
     return float(10 * torch.log10(4 / (image.float() - reference.float()).square().mean()))
 
 
+def list_shortcuts(steps: int, fine: int) -> dict[str, tuple[int, Shortcuts]]:
+    """Shortcuts worth comparing with an exact sample of that many steps and fine samples, by name."""
+    fewer = {
+        f"{count}_fine_samples": (steps, Shortcuts(fine=count)) for count in (fine // 2, fine // 4) if count
+    }
+    emptier = {f"skip_{share}": (steps, Shortcuts(skip=share)) for share in (0.001, 0.01)}
+    shorter = {
+        f"{count}_steps_{name}": (count, Shortcuts(scheduler=name))
+        for count in (max(1, steps // 5 * part) for part in (2, 1))
+        for name in ("dpmsolver++", "ddim")
+    }
+    every = Shortcuts("dpmsolver++", max(1, fine // 2) if fine else None, 0.001)
+    return {**fewer, **emptier, **shorter, "all": (max(1, steps // 5 * 2), every)}
+
+
+@contextmanager
+def surfaces(scene: RandomScene) -> Iterator[None]:
+    """Makes a random field one with empty space and things in it, as trained ones are, for a while.
+
+    Both of its networks get the same weights, so that the second pass finds what the first one found; what
+    varies quickly counts for less, so that the first pass can find it; and the density is shifted and
+    scaled: about `OCCUPIED` of the space then has any.
+    """
+    renderer = scene.pipeline.renderer
+    networks = renderer.coarse, renderer.fine
+    before = [{name: value.clone() for name, value in each.state_dict().items()} for each in networks]
+    try:
+        octaves = 2.0 ** -torch.arange(renderer.config.octaves, device=scene.device)
+        renderer.coarse.position.weight.data[:, STANDARD_RGB:] *= octaves.repeat_interleave(2 * STANDARD_RGB)
+        renderer.fine.load_state_dict(renderer.coarse.state_dict())
+        raw = scene.densities()
+        empty = float(raw.quantile(1 - OCCUPIED))
+        gain = DENSITY / float((raw - empty).clamp(min=0).mean() / OCCUPIED)
+        for network in networks:
+            _scale_density(network, gain, empty)
+        yield
+    finally:
+        for network, state in zip(networks, before, strict=True):
+            network.load_state_dict(state)
+
+
+def _scale_density(network: PointNetwork, gain: float, empty: float) -> None:
+    row = network.output.weight.data[STANDARD_RGB], network.output.bias.data[STANDARD_RGB : STANDARD_RGB + 1]
+    row[0].mul_(gain)
+    row[1].sub_(empty).mul_(gain)
+
+
 class RandomScene:
     """One photo of noise and the views around it, to sample from.
 
@@ -196,6 +248,22 @@ class RandomScene:
                 "sample_steps": self.options.steps,
             }
 
+    def densities(self, count: int = 20_000) -> Tensor:
+        """(count,) density before its ReLU at points along the target's rays, at a middling noise level."""
+        denoiser, renderer = self.pipeline.denoiser, self.pipeline.renderer
+        encoded = denoiser.encode(self.context, self.target)
+        level = torch.full((1,), 500, device=self.device)
+        signal = denoiser.denoise(self.noise, level, encoded, self.target)
+        origins, directions = pinhole_rays(self.target)
+        chosen = directions[:, torch.randint(directions.shape[1], (count,), device=self.device)]
+        near, far = renderer.config.near, renderer.config.far
+        distances = near + (far - near) * torch.rand(1, count, 1, device=self.device)
+        outputs: list[Tensor] = []
+        hook = renderer.coarse.output.register_forward_hook(lambda *call: outputs.append(call[-1]))
+        renderer.at_points(signal, origins + distances * chosen)
+        hook.remove()
+        return outputs[0][0, :, STANDARD_RGB].float()
+
     @torch.no_grad()
     def agreement(self) -> dict[str, Any]:
         """How far half precision is from float32: of a short sample, and of a novel view of it."""
@@ -213,34 +281,46 @@ class RandomScene:
 
     @torch.no_grad()
     def shortcuts(self) -> dict[str, dict[str, float]]:
-        """Seconds of a sample by each, and its distance from the exact one."""
-        renderer, scheduler = self.pipeline.renderer, self.pipeline.scheduler
-        exact_config, results = renderer.config, {}
-        with self._precision(self.options.half):
-            _, exact = self.draw()
-            for fine in (exact_config.fine // 2, exact_config.fine // 4):
-                renderer.config = replace(exact_config, fine=fine)
-                results[f"{fine}_fine_samples"] = self._measure(exact, self.draw)
-            renderer.config = exact_config
-            for steps in (max(1, self.options.steps // 5 * part) for part in (2, 1)):
-                draw = partial(self.draw, steps, make_scheduler("dpmsolver++", scheduler))
-                results[f"{steps}_steps_dpmsolver++"] = self._measure(exact, draw)
-                results[f"{steps}_steps_ddim"] = self._measure(exact, partial(self.draw, steps))
-        return results
+        """Seconds of a sample and a frame by each, and how far they are from the exact ones; with `surfaces`.
 
-    def draw(self, steps: int | None = None, scheduler: Any = None) -> tuple[VolumeSignal, Tensor]:
+        Networks that have learned nothing draw another sample with every number of steps: what fewer steps
+        cost a trained model, these distances do not tell.
+        """
+        with surfaces(self), self._precision(self.options.half):  # autocast would keep copies of old weights
+            signal, image = self.draw()
+            exact = image, self.pipeline.renderer.render(signal, self.novel)
+            listed = list_shortcuts(self.options.steps, self.options.field.fine)
+            figures = {name: self._measure(exact, *how) for name, how in listed.items()}
+            figures["exact"] = self._measure(None, self.options.steps, EXACT)
+        return figures
+
+    def draw(
+        self, steps: int | None = None, shortcuts: Shortcuts = EXACT
+    ) -> tuple[VolumeSignal, Tensor]:
         """A sample and its image at the target view."""
+        pipeline = self.pipeline
         return sample(
-            self.pipeline.denoiser, self.pipeline.renderer, scheduler or self.pipeline.make_scheduler(),
+            pipeline.denoiser, self._renderer(shortcuts), pipeline.make_scheduler(shortcuts.scheduler),
             self.context, self.target, self.noise, steps=steps or self.options.steps, guidance_scale=2.0,
             temperature=0.85, threshold=DynamicThreshold(),
         )
 
+    def _renderer(self, shortcuts: Shortcuts) -> VolumeFieldRenderer:
+        return self.pipeline.renderer.faster(shortcuts.fine, shortcuts.skip)
+
     def _measure(
-        self, exact: Tensor, draw: Callable[[], tuple[VolumeSignal, Tensor]]
+        self, exact: tuple[Tensor, Tensor] | None, steps: int, shortcuts: Shortcuts
     ) -> dict[str, float]:
-        _, image = draw()
-        return {"seconds": median_seconds(draw, self.device, 1), "psnr_to_exact": psnr(image, exact)}
+        signal, image = self.draw(steps, shortcuts)
+        frame = partial(self._renderer(shortcuts).render, signal, self.novel)
+        figures = {
+            "seconds": median_seconds(partial(self.draw, steps, shortcuts), self.device, 1),
+            "frame_seconds": median_seconds(frame, self.device, self.options.repeats),
+        }
+        if exact is not None:
+            figures["psnr_to_exact"] = psnr(image, exact[0])
+            figures["frame_psnr_to_exact"] = psnr(frame(), exact[1])
+        return figures
 
     def _precision(self, half: bool) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
@@ -249,16 +329,20 @@ class RandomScene:
 def _training(
     pipeline: DitPipeline, options: BenchOptions, size: int, batch: int, device: torch.device
 ) -> dict[str, Any]:
-    """One step of the objective (without LPIPS, whose network is not part of the model) and of AdamW."""
+    """One step of the published objective (without LPIPS, another network's term) and of AdamW."""
     denoiser = pipeline.denoiser.train()
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=LEARNING_RATE, fused=device.type == "cuda")
     scheduler = DDPMScheduler(**DEFAULT_SCHEDULE)
     given = _training_batch(options.encoder, size, batch, device)
     level, noise = torch.full((batch,), 500, device=device), torch.randn_like(given.target.image)
+    rendered = KeptRenderings(pipeline.renderer)
+    regularizers: list[Regularizer] = [Distortion(rendered), DepthSmoothness(rendered)]
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=options.half):
-            terms = forward_model_loss(denoiser, pipeline.renderer, scheduler, given, level, noise)
+            terms = forward_model_loss(
+                denoiser, rendered, scheduler, given, level, noise, regularizers=regularizers
+            )
         torch.stack(list(terms.values())).sum().backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -31,7 +31,8 @@ class BenchPaperScale:
     kernels: bool = False
     """Compute the field with the hand-written GPU kernels, which have not been checked on a GPU yet."""
     inexact: bool = False
-    """Also measure shortcuts that change the result: fewer fine samples, fewer steps."""
+    """Also measure shortcuts that change the result, and by how much: fewer fine samples, skipping empty
+    space, fewer steps; in random fields of which a tenth is not empty."""
     device: Device = "auto"
     """Where to compute; auto takes a CUDA GPU if there is one."""
 

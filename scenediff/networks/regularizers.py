@@ -1,15 +1,18 @@
-"""Optional terms beside the objective, for the scene application."""
+"""Optional terms beside the objective, for scenes of both fields, the bundled and the full-size model's."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from scenediff.forward import EncodedContext
+from scenediff.forward import EncodedContext, Observation
 from scenediff.losses import TrainingBatch
+from scenediff.renderers.cameras import PinholeView
 from scenediff.renderers.pixel_field import FieldSignal
+from scenediff.renderers.volume_field import VolumeFieldRenderer, VolumeRendering, VolumeSignal
 
 
 @dataclass(frozen=True)
@@ -76,3 +79,108 @@ def _mean_where(values: Tensor, wanted: Tensor) -> Tensor:
     """(batch,) means of the wanted values; 0 where none is."""
     kept = torch.where(wanted, values, 0)
     return kept.flatten(1).sum(1) / wanted.flatten(1).sum(1).clamp(min=1)
+
+
+class KeptRenderings:
+    """Forward model that keeps what it rendered of the latest signal, for terms that score its rays.
+
+    The objective renders the views that it scores anyway; so it takes this as its forward model, and terms
+    that were made with it read from it what else those renderings hold.
+    """
+
+    def __init__(self, renderer: VolumeFieldRenderer):
+        self.renderer = renderer
+        self._signal: VolumeSignal | None = None
+        self._kept: list[tuple[PinholeView, VolumeRendering]] = []
+
+    def render(self, signal: VolumeSignal, view: PinholeView) -> Tensor:
+        """As `VolumeFieldRenderer.render`."""
+        rendering = self.renderer.render_all(signal, view, features=False, distortion=True)
+        if signal is not self._signal:
+            self._signal, self._kept = signal, []
+        self._kept.append((view, rendering))
+        return rendering.image
+
+    def of(self, signal: VolumeSignal, view: PinholeView) -> VolumeRendering:
+        """The rendering of just this view of just this signal."""
+        if signal is self._signal:
+            for seen, rendering in self._kept:
+                if seen is view:
+                    return rendering
+        raise ValueError("the view was not rendered: the objective's forward model must be this object")
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """Asks for rays that end in one place (Barron et al. 2022, arXiv:2111.12077, Sec. 4).
+
+    Attributes:
+        rendered: the objective's forward model. weight: of the term, a mean over rays.
+    """
+
+    rendered: KeptRenderings
+    weight: float = 0.005
+
+    def __call__(
+        self, signal: VolumeSignal, encoded: EncodedContext, batch: TrainingBatch, level_weight: Tensor
+    ) -> dict[str, Tensor]:
+        maps = [self.rendered.of(signal, scored.view).distortion for scored in _scored(batch)]
+        rays = torch.cat([part.flatten() for part in maps if part is not None])
+        return {"distortion": self.weight * rays.mean()}
+
+
+@dataclass(frozen=True)
+class DepthSmoothness:
+    """Asks for depth that changes only where the true image does; see `edge_aware_smoothness`.
+
+    Scored views must be whole images or square patches, row by row.
+
+    Attributes:
+        rendered: the objective's forward model. weight: of the term, a mean over the scored views.
+    """
+
+    rendered: KeptRenderings
+    weight: float = 0.002
+
+    def __call__(
+        self, signal: VolumeSignal, encoded: EncodedContext, batch: TrainingBatch, level_weight: Tensor
+    ) -> dict[str, Tensor]:
+        far = self.rendered.renderer.config.far
+        terms = []
+        for scored in _scored(batch):
+            rendering = self.rendered.of(signal, scored.view)
+            depth = rendering.distance + (1 - rendering.opacity) * far  # what passes through ends there
+            terms.append(edge_aware_smoothness(_patch(depth), _patch(scored.image)))
+        return {"depth_smoothness": self.weight * torch.stack(terms).mean()}
+
+
+def edge_aware_smoothness(depth: Tensor, image: Tensor) -> Tensor:
+    """Mean step of depth between neighbours, less where the image has one too (Godard et al. 2017 and 2019).
+
+    arXiv:1609.03677, Eq. 4, on depths in shares of their mean, as arXiv:1806.01260, Sec. 3.3 does.
+
+    Args:
+        depth: (batch, 1, height, width) positive. image: (batch, 3, height, width) in [-1, 1].
+    """
+    share = depth / depth.mean((1, 2, 3), keepdim=True)
+    total = depth.new_zeros(())
+    for axis in (2, 3):
+        edge = image.diff(dim=axis).abs().mean(1, keepdim=True) / 2  # of images in [0, 1]
+        total = total + (share.diff(dim=axis).abs() * torch.exp(-edge)).mean()
+    return total
+
+
+def _scored(batch: TrainingBatch) -> list[Observation]:
+    """What the objective compares renderings of the sampled signal with."""
+    target = batch.scored_target or batch.target
+    return [target] if batch.novel is None else [target, batch.novel]
+
+
+def _patch(values: Tensor) -> Tensor:
+    """(batch, channels, side, side) of the pixels of a square patch (batch, channels, side^2, 1)."""
+    if values.shape[-1] > 1:
+        return values
+    side = math.isqrt(values.shape[-2])
+    if side * side != values.shape[-2]:
+        raise ValueError(f"patches must be square, got {values.shape[-2]} pixels")
+    return values[..., 0].unflatten(-1, (side, side))
