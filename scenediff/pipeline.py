@@ -6,6 +6,7 @@ import importlib
 import itertools
 import json
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,8 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from scenediff.cores import on_cores
 from scenediff.forward import Observation
-from scenediff.networks.pixel_denoiser import DenoiserConfig, PixelDenoiser, map_size
+from scenediff.networks.pixel_denoiser import DenoiserConfig, PixelDenoiser, ReadPhoto, map_size
 from scenediff.renderers.cameras import CameraView, look_ahead, perspective_cameras
 from scenediff.renderers.pixel_field import (
     FieldConfig,
@@ -34,9 +36,11 @@ from scenediff.scene import Scene, rays_at_a_time
 FORMAT = "scenediff-rooms-1"
 DIT_FORMAT = "scenediff-dit-1"  # of the full-size model, see `dit_pipeline`
 INVERSION_FORMAT = "scenediff-inversion-1"  # of GAN inversion, see `inversion_pipeline`
+MOTION_FORMAT = "scenediff-motion-1"  # of single-image motion, see `motion_pipeline`
 OTHER_PIPELINES = {
     DIT_FORMAT: ("scenediff.dit_pipeline", "DitPipeline"),
     INVERSION_FORMAT: ("scenediff.inversion_pipeline", "InversionPipeline"),
+    MOTION_FORMAT: ("scenediff.motion_pipeline", "MotionPipeline"),
 }
 BUNDLED = Path(__file__).parent / "checkpoints"
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "weights.safetensors"
@@ -139,25 +143,34 @@ class ScenePipeline:
             raise ValueError(f"num_samples must be at least 1, got {num_samples}")
         if not isinstance(photo, Photo):
             photo = load_photo(photo, fov_degrees=fov_degrees)
+        fov_degrees = photo.fov_degrees
         steps = self.defaults.steps if steps is None else steps
         guidance_scale = self.defaults.guidance_scale if guidance_scale is None else guidance_scale
         image = photo.image.to(self.device)[None]
-        cameras = look_ahead(1, photo.fov_degrees, device=self.device)
-        targets = self._target_cameras(image, cameras)
+        known = self._read(image, look_ahead(1, fov_degrees, device=self.device))
+        distance = float(known.reading.log_depth.exp().median())
+        targets = views_around(distance, self.defaults.targets, known.view.cameras)
+        size = map_size((image.shape[-2], image.shape[-1]), self.defaults.size)
         seeds = [seed + index for index in range(num_samples)]
-        batch = self._sample(
-            image.expand(num_samples, -1, -1, -1), _repeat(cameras, num_samples),
-            [_repeat(target, num_samples) for target in targets], seeds, steps, guidance_scale,
-            map_size((image.shape[-2], image.shape[-1]), self.defaults.size), progress=progress,
-        )
-        return [
-            Scene(
-                _element(batch.signal, index), self.renderer,
-                {"seed": seeds[index], "steps": steps, "guidance_scale": guidance_scale,
-                 "scheduler": self.defaults.scheduler, "fov_degrees": photo.fov_degrees},
-            )
-            for index in range(num_samples)
-        ]
+        # a GPU takes all at once, a CPU one for each core
+        groups = [[one] for one in seeds] if self.device.type == "cpu" else [seeds]
+        advance = counted(progress, steps * len(targets) * len(groups))
+
+        def sampled(group: Sequence[int]) -> list[Scene]:
+            count = len(group)
+            photo = _repeat_read(known, count)
+            views = [_repeat(target, count) for target in targets]
+            drawn = self._sample(photo, views, group, steps, guidance_scale, size, advance)
+            return [
+                Scene(
+                    _element(drawn.signal, index), self.renderer,
+                    {"seed": one, "steps": steps, "guidance_scale": guidance_scale,
+                     "scheduler": self.defaults.scheduler, "fov_degrees": fov_degrees},
+                )
+                for index, one in enumerate(group)
+            ]  # fmt: skip
+
+        return list(itertools.chain.from_iterable(on_cores(sampled, groups, self.device)))
 
     def sample_views(
         self,
@@ -188,7 +201,7 @@ class ScenePipeline:
         count = len(context_image)
         return [
             self._sample(
-                context_image, context_cameras, [target_cameras],
+                _photo_observation(context_image, context_cameras), [target_cameras],
                 [seed + 100_003 * index + element for element in range(count)],
                 steps, guidance_scale, size,
             )
@@ -205,32 +218,30 @@ class ScenePipeline:
 
     def _sample(
         self,
-        image: Tensor,
-        cameras: PerspectiveCameras,
+        photo: Observation,
         targets: Sequence[PerspectiveCameras],
         seeds: Sequence[int],
         steps: int,
         guidance_scale: float,
         size: tuple[int, int],
-        progress: Callable[[int, int], None] | None = None,
+        advance: Callable[..., None] | None = None,
     ) -> SceneBatch:
         sources = generators(seeds)
         with precision_on(self.device):
             drawn = sample_in_turn(
                 self.denoiser, self.renderer, make_scheduler(self.defaults.scheduler, self.scheduler),
-                [_photo_observation(image, cameras)], [CameraView(target, size) for target in targets],
-                [draw_noise((3, *size), sources, image.device) for _ in targets],
-                steps=steps, guidance_scale=guidance_scale, step_generators=sources,
-                callback=counted(progress, steps * len(targets)),
+                [photo], [CameraView(target, size) for target in targets],
+                [draw_noise((3, *size), sources, photo.image.device) for _ in targets],
+                steps=steps, guidance_scale=guidance_scale, step_generators=sources, callback=advance,
             )
         return SceneBatch(map_signal(drawn.signal, Tensor.float), self.renderer, drawn.observations)
 
     @torch.no_grad()
-    def _target_cameras(self, image: Tensor, cameras: PerspectiveCameras) -> list[PerspectiveCameras]:
+    def _read(self, image: Tensor, cameras: PerspectiveCameras) -> ReadPhoto:
+        photo = _photo_observation(image, cameras)
         with precision_on(self.device):
-            view = self.denoiser.read_photo(_photo_observation(image, cameras), self.defaults.size)
-        distance = float(view.log_depth.exp().median())
-        return views_around(distance, self.defaults.targets, cameras)
+            reading = self.denoiser.read_photo(photo, self.defaults.size)
+        return ReadPhoto(photo.image, photo.view, reading)
 
     def save(self, folder: str | Path) -> None:
         """Writes config.json and weights.safetensors (half precision)."""
@@ -292,7 +303,8 @@ def build_model(
 def load(name_or_folder: str | Path = "rooms", device: torch.device | str = "cpu") -> Any:
     """The pipeline of a bundled model, by its name, or of the model in a checkpoint folder.
 
-    `ScenePipeline` and `DitPipeline` sample scenes from photos, `InversionPipeline` images from patches.
+    `ScenePipeline` and `DitPipeline` sample scenes from photos, `InversionPipeline` images from patches,
+    `MotionPipeline` motions from photos.
 
     Raises:
         CheckpointError: no such model, or one that this version can't read.
@@ -304,6 +316,18 @@ def load(name_or_folder: str | Path = "rooms", device: torch.device | str = "cpu
         return ScenePipeline.from_folder(folder, device)
     module, name = OTHER_PIPELINES[found]
     return getattr(importlib.import_module(module), name).from_folder(folder, device)
+
+
+def load_scenes(name_or_folder: str | Path = "rooms", device: torch.device | str = "cpu") -> Any:
+    """Like `load`, but refuses models whose samples are no scenes.
+
+    Raises:
+        CheckpointError: also for these.
+    """
+    pipeline = load(name_or_folder, device)
+    if not hasattr(pipeline, "sample_views"):
+        raise CheckpointError(f"{name_or_folder} samples no scenes, its model is for something else")
+    return pipeline
 
 
 def read_config(folder: Path, *formats: str) -> dict[str, Any]:
@@ -353,11 +377,12 @@ def precision_on(device: torch.device) -> torch.autocast:
 
 def counted(progress: Callable[[int, int], None] | None, total: int) -> Callable[..., None]:
     """A sampler's callback that tells `progress` how many of all steps are done."""
-    steps = itertools.count(1)
+    steps, in_order = itertools.count(1), threading.Lock()  # several threads may sample
 
     def advance(*_: object) -> None:
         if progress is not None:
-            progress(next(steps), total)
+            with in_order:
+                progress(next(steps), total)
 
     return advance
 
@@ -402,6 +427,15 @@ def _photo_observation(image: Tensor, cameras: PerspectiveCameras) -> Observatio
 def _element(signal: FieldSignal, index: int) -> FieldSignal:
     """One element of a batch, as a batch of one."""
     return map_signal(signal, lambda tensor: tensor[index : index + 1])
+
+
+def _repeat_read(photo: ReadPhoto, count: int) -> ReadPhoto:
+    image = photo.image.expand(count, -1, -1, -1)
+    repeated = map_signal(
+        FieldSignal((photo.reading,)), lambda tensor: tensor.expand(count, *[-1] * (tensor.ndim - 1))
+    )
+    view = CameraView(_repeat(photo.view.cameras, count), photo.view.size)
+    return ReadPhoto(image, view, repeated.views[0])
 
 
 def _repeat(cameras: PerspectiveCameras, count: int) -> PerspectiveCameras:

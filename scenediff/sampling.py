@@ -100,8 +100,9 @@ def sample(
     Returns:
         the last step's conditional signal and the denoised target image.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    levels = len(scheduler.alphas_cumprod)
+    if not 1 <= steps <= levels:
+        raise ValueError(f"steps must lie in [1, {levels}], got {steps}")
     scheduler.set_timesteps(steps, device=noise.device)
     estimate = _estimator(denoiser, forward, context, target_view, len(noise), guidance_scale)
     noisy = noise * (scheduler.init_noise_sigma * temperature)

@@ -28,7 +28,7 @@ FLAGS = (
     "--enable-unsafe-swiftshader", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--remote-debugging-port=0", "--remote-allow-origins=*",
 )  # fmt: skip
-WAIT = 60.0  # seconds; software WebGL on a busy machine
+WAIT = 120.0  # seconds; software WebGL on a busy machine
 
 
 class Page:

@@ -33,6 +33,7 @@ class FakePipeline:
     """Stands for a model; `calls` tells what it was asked for."""
 
     device = "cpu"
+    sample_views = None  # what models of scenes have
 
     def __init__(self) -> None:
         self.calls: list[dict] = []
@@ -271,6 +272,13 @@ def test_unusable_checkpoints(capsys, tmp_path, photo):
     assert left_in(tmp_path) == before
 
 
+def test_a_model_of_something_else(capsys, monkeypatch, tmp_path, photo):
+    monkeypatch.setattr("scenediff.pipeline.load", lambda name, device: SimpleNamespace())
+    for command in (["sample", photo, "-o", tmp_path / "out"], ["eval", "rooms"]):
+        fails(capsys, [*command, "--checkpoint", "motion"], "motion samples no scenes")
+    assert not (tmp_path / "out").exists()
+
+
 # --- results -----------------------------------------------------------------------------------------
 
 
@@ -287,8 +295,9 @@ def test_run_json_tells_how_it_was_made(capsys, tmp_path, photo, fake_model):
     assert record["samples"][1]["files"] == {"mesh": "mesh.glb"}
     assert record["samples"][1]["baked_psnr_db"] == 34.57
     assert set(record["versions"]) >= {"scenediff", "torch", "pytorch3d", "diffusers"}
-    assert set(record["timings_seconds"]) == {"photos", "model", "sampling", "mesh", "report"}
-    assert record["timings_seconds"]["mesh"] == 1.0  # of both samples
+    assert set(record["timings_seconds"]) == {
+        "photos", "model", "sampling", "writing", "of it mesh", "report"}  # fmt: skip
+    assert record["timings_seconds"]["of it mesh"] == 1.0  # of both samples
     assert (fake_model.calls[0]["num_samples"], fake_model.calls[0]["steps"]) == (2, 3)
     assert "from --fov" in capsys.readouterr().out
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +17,9 @@ from torch.nn import functional
 
 import scenediff
 from scenediff.datasets.images import load_photo
-from scenediff.pipeline import CheckpointError, ScenePipeline, fov_of, load, looking_at
-from scenediff.renderers.cameras import look_ahead, perspective_cameras
+from scenediff.forward import Observation
+from scenediff.pipeline import CheckpointError, ScenePipeline, _repeat_read, fov_of, load, looking_at
+from scenediff.renderers.cameras import CameraView, look_ahead, perspective_cameras
 from scenediff.scene import Scene
 
 SIZE = (12, 16)
@@ -41,7 +43,7 @@ def test_a_photo_becomes_scenes(pipeline: ScenePipeline) -> None:
     scenes = pipeline(random_photo(), 3, seed=10, fov_degrees=60.0, progress=lambda *call: calls.append(call))
     assert [scene.metadata["seed"] for scene in scenes] == [10, 11, 12]
     assert scenes[0].metadata["steps"] == 2
-    assert calls == [(done, 4) for done in range(1, 5)]  # 2 steps of 2 target views
+    assert calls == [(done, 12) for done in range(1, 13)]  # 3 samples, 2 steps of 2 target views
     images = [frames(scene) for scene in scenes]
     assert all(image.isfinite().all() for image in images)
     assert (images[0] - images[1]).abs().max() > 1e-3
@@ -54,9 +56,37 @@ def test_a_sample_depends_on_its_seed_alone(pipeline: ScenePipeline) -> None:
     alone = pipeline(photo, 1, seed=7)[0]
     other = pipeline(photo, 1, seed=8)[0]
     assert all(torch.equal(frames(a), frames(b)) for a, b in zip(three, again, strict=True))
-    # another batch size adds up in another order: float32, over two steps of two targets
+    # another number of threads adds up in another order: float32, over two steps of two targets
     assert torch.allclose(frames(three[2]), frames(alone), atol=1e-4)
     assert not torch.allclose(frames(other), frames(alone), atol=1e-3)
+
+
+def test_the_photo_is_read_once(pipeline: ScenePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = pipeline.denoiser.read_photo
+    sizes = []
+
+    def counting(observation: Observation, *options: Any) -> Any:
+        sizes.append(observation.image.shape[-1])
+        return read(observation, *options)
+
+    monkeypatch.setattr(pipeline.denoiser, "read_photo", counting)
+    pipeline(random_photo(), 3)
+    assert sorted(sizes) == [24, 24, 24, 96]  # and the first target view of each sample, for the second one
+
+
+def test_a_read_photo_is_as_good_as_the_photo(pipeline: ScenePipeline) -> None:
+    image = load_photo(random_photo()).image[None]
+    cameras = look_ahead(1, 50.0)
+    read = pipeline._read(image, cameras)
+    both = _repeat_read(read, 2)
+    view = CameraView(look_ahead(2, 50.0), (16, 24))
+    plain = Observation(image.expand(2, -1, -1, -1), CameraView(look_ahead(2, 50.0), read.view.size))
+    with torch.no_grad():
+        for drop in (None, torch.tensor([True, False])):
+            first, second = (pipeline.denoiser.encode([photo], view, drop) for photo in (both, plain))
+            # in a batch of two, sums come in another order
+            assert torch.allclose(first.image, second.image, atol=1e-5)
+            assert torch.allclose(first.signal.views[0].features, second.signal.views[0].features, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["ddpm", "dpmsolver++"])
@@ -127,7 +157,7 @@ def test_paths_images_and_photos_are_the_same(pipeline: ScenePipeline, tmp_path:
 def test_bad_arguments_are_refused(pipeline: ScenePipeline) -> None:
     with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
         pipeline(random_photo(), 0)
-    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"steps must lie in \[1, 1000\], got 0"):
         pipeline(random_photo(), 1, steps=0)
     with pytest.raises(ValueError, match="targets must lie in"):
         tiny_pipeline(targets=9)(random_photo(), 1)

@@ -53,6 +53,16 @@ COMMANDS = {
     "eval inversion": Command(
         "measure the inversion of a generator", "scenediff.cli.evaluate_inversion", "EvalInversion"
     ),
+    "motion": Command("sample how a photo could move on", "scenediff.cli.motion", "Motion"),
+    "data video": Command("keep the frames of clips in one file", "scenediff.cli.motion", "DataVideo"),
+    "train motion": Command("train the model of motion", "scenediff.cli.train_motion", "TrainMotion"),
+    "eval motion-posterior": Command(
+        "measure sampled motions against a known posterior", "scenediff.cli.train_motion",
+        "EvalMotionPosterior",
+    ),
+    "eval motion-video": Command(
+        "measure sampled motions on held-out video", "scenediff.cli.train_motion", "EvalMotionVideo"
+    ),
     "convert": Command("read a released checkpoint", "scenediff.cli.convert", "Convert"),
     "bench rasterizer": Command("measure how fast rooms render", "scenediff.cli.bench", "BenchRasterizer"),
     "bench training": Command("measure how fast the model trains", "scenediff.cli.bench", "BenchTraining"),

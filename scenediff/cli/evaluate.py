@@ -12,7 +12,7 @@ import tyro
 
 from scenediff.cli.errors import UserError, user_errors
 from scenediff.cli.folders import output_folder
-from scenediff.cli.options import MODELS_OWN, Device, check_at_least, resolve_device, say_json
+from scenediff.cli.options import MODELS_OWN, Device, check_at_least, check_steps, resolve_device, say_json
 
 FIGURES_FILE = "metrics.json"
 
@@ -47,14 +47,14 @@ class Evaluation:
     def prepared(self) -> Iterator[tuple[Any, dict[str, Any]]]:
         """The model and the arguments that every evaluation takes, after all checks."""
         check_at_least("--samples", self.samples, 2)
-        check_at_least("--steps", self.steps, 1)
+        check_steps(self.steps)
         check_at_least("--size", self.size, 32)
         check_at_least("--seed", self.seed, 0)
         with self._folder() as folder:
             with user_errors():
-                from scenediff.pipeline import load
+                from scenediff.pipeline import load_scenes
 
-                pipeline = load(self.checkpoint, device=resolve_device(self.device))
+                pipeline = load_scenes(self.checkpoint, device=resolve_device(self.device))
             yield pipeline, {
                 "size": self.size, "steps": self.steps, "samples": self.samples, "seed": self.seed,
                 "guidance_scale": self.guidance_scale, "output": folder,

@@ -11,7 +11,7 @@ import tyro
 from scenediff.cli.errors import UserError, user_errors
 from scenediff.cli.evaluate import is_evaluation_folder
 from scenediff.cli.folders import output_folder
-from scenediff.cli.options import MODELS_OWN, Device, check_at_least, resolve_device, say_json
+from scenediff.cli.options import MODELS_OWN, Device, check_at_least, check_steps, resolve_device, say_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +62,7 @@ class EvalInversion:
         """Checks everything, then samples and measures."""
         for option, lowest in (("patch", 1), ("patches", 2), ("samples", 2), ("optimised", 0), ("seed", 0)):
             check_at_least(f"--{option}", getattr(self, option), lowest)
-        check_at_least("--steps", self.steps, 1)
+        check_steps(self.steps)
         check_at_least("--distribution", self.distribution, 2 if self.distribution else 0)
         if self.output is None:
             self._measure(None)

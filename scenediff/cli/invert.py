@@ -12,7 +12,15 @@ import tyro
 
 from scenediff.cli.errors import user_errors
 from scenediff.cli.folders import output_folder
-from scenediff.cli.options import MODELS_OWN, Device, OutputFolder, check_at_least, resolve_device, say
+from scenediff.cli.options import (
+    MODELS_OWN,
+    Device,
+    OutputFolder,
+    check_at_least,
+    check_steps,
+    resolve_device,
+    say,
+)
 from scenediff.cli.record import Timings, progress_bar, versions
 
 if TYPE_CHECKING:
@@ -87,7 +95,10 @@ class Invert:
 
     def _check(self) -> None:
         check_at_least("--num-samples", self.num_samples, 1)
-        check_at_least("--steps", self.steps, 1)
+        if self.method == "optimise":
+            check_at_least("--steps", self.steps, 1)
+        else:
+            check_steps(self.steps)
         check_at_least("--guidance-scale", self.guidance_scale, 0)
         for option in ("top", "left", "seed"):
             check_at_least(f"--{option}", getattr(self, option), 0)

@@ -14,6 +14,7 @@ from scenediff.cli.errors import UserError
 
 Device = Literal["auto", "cpu", "cuda"]
 CameraPath = Literal["sway", "orbit", "spiral", "dolly", "wiggle"]
+MOST_STEPS = 1000  # the noise levels of every model
 MODELS_OWN = tyro.conf.arg(help_behavior_hint="(default: the model's)")
 OutputFolder = Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")]
 
@@ -33,6 +34,13 @@ def check_at_least(option: str, value: float | None, lowest: float) -> None:
     """Raises a user error for a number that is too small, infinite or no number; None is fine."""
     if value is not None and not lowest <= value < math.inf:
         raise UserError(f"{option} must be at least {lowest:g}, got {value:g}")
+
+
+def check_steps(steps: int | None) -> None:
+    """Raises a user error for numbers of denoising steps that no model has."""
+    check_at_least("--steps", steps, 1)
+    if steps is not None and steps > MOST_STEPS:
+        raise UserError(f"--steps must be at most {MOST_STEPS}, got {steps}")
 
 
 def check_even(option: str, value: int, lowest: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -40,12 +41,14 @@ def progress_bar(stage: str) -> Iterator[Callable[..., None]]:
     from tqdm import tqdm
 
     with tqdm(desc=stage, disable=None) as bar:
+        one_at_a_time = threading.Lock()  # several threads tell how far they are
 
         def update(done: int, total: int, doing: str = "") -> None:
-            bar.total = total
-            bar.set_postfix_str(doing, refresh=False)
-            bar.update(done - bar.n)
-            bar.refresh()
+            with one_at_a_time:
+                bar.total = total
+                bar.set_postfix_str(doing, refresh=False)
+                bar.update(max(0, done - bar.n))
+                bar.refresh()
 
         yield update
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -21,6 +22,7 @@ from scenediff.cli.options import (
     OutputFolder,
     check_at_least,
     check_even,
+    check_steps,
     resolve_device,
     say,
 )
@@ -64,6 +66,13 @@ class Sample:
     """Denoising steps of each target view; more are slower and a little sharper."""
     guidance_scale: Annotated[float | None, MODELS_OWN] = None
     """1 samples the model's own distribution; above 1 the photo counts for more, samples differ less."""
+    scheduler: Annotated[Literal["ddim", "ddpm", "dpmsolver++"] | None, MODELS_OWN] = None
+    """Full-size models only, as the next two: dpmsolver++ needs 10 to 20 --steps instead of 50."""
+    fine_samples: Annotated[int | None, MODELS_OWN] = None
+    """Samples of the second pass on each ray; fewer are faster and less exact."""
+    skip_empty: Annotated[float, tyro.conf.arg(metavar="SHARE")] = 0.0
+    """Leave out samples of the second pass where the first found less than this share of a ray, for example
+    0.001: faster and less exact. 0 leaves out none."""
     seed: int = 0
     """Of the first sample; the others take the numbers after it."""
     fov: Annotated[
@@ -92,22 +101,26 @@ class Sample:
             with timings.stage("photos"):
                 photos = self._load_photos()
             with timings.stage("model"), user_errors():
-                from scenediff.pipeline import load
+                from scenediff.pipeline import load_scenes
 
-                pipeline = load(self.checkpoint, device=resolve_device(self.device))
+                pipeline = load_scenes(self.checkpoint, device=resolve_device(self.device))
+            shortcuts = self._shortcuts(pipeline)
             names = distinct_names([photo.path for photo in photos])
             for name, photo in zip(names, photos, strict=True):
                 target = folder if len(photos) == 1 else folder / name
                 target.mkdir(exist_ok=True)
-                self._one_photo(pipeline, photo, target, Timings(timings.seconds))
+                self._one_photo(pipeline, photo, target, Timings(timings.seconds), shortcuts)
         say(f"wrote {self.output}")
 
     def _check_numbers(self) -> None:
         if not self.photos:
             raise UserError("no photo given: scenediff sample PHOTO -o FOLDER")
         check_at_least("--num-samples", self.num_samples, 1)
-        check_at_least("--steps", self.steps, 1)
+        check_steps(self.steps)
         check_at_least("--guidance-scale", self.guidance_scale, 0)
+        check_at_least("--fine-samples", self.fine_samples, 1)
+        if not 0 <= self.skip_empty < 1:
+            raise UserError(f"--skip-empty must be at least 0 and less than 1, got {self.skip_empty:g}")
         check_at_least("--seed", self.seed, 0)
         check_at_least("--frames", self.frames, 2)
         check_even("--size", self.size, 32)
@@ -122,17 +135,35 @@ class Sample:
                 say(f"{photo.path}: {notice}")
         return photos
 
+    def _shortcuts(self, pipeline: Any) -> dict[str, Any]:
+        """Further arguments of the pipeline; only those of the full-size model have any."""
+        if self.scheduler is None and self.fine_samples is None and not self.skip_empty:
+            return {}
+        from scenediff.dit_pipeline import DitPipeline, Shortcuts
+
+        if not isinstance(pipeline, DitPipeline):
+            raise UserError(
+                "--scheduler, --fine-samples and --skip-empty are for full-size models,"
+                f" which --checkpoint {self.checkpoint} is not"
+            )
+        most = pipeline.renderer.config.fine
+        if self.fine_samples is not None and self.fine_samples > most:
+            raise UserError(f"--fine-samples must be at most the model's {most}, got {self.fine_samples}")
+        return {"shortcuts": Shortcuts(self.scheduler, self.fine_samples, self.skip_empty)}
+
     def _one_photo(
-        self, pipeline: ScenePipeline | DitPipeline, photo: Photo, folder: Path, timings: Timings
+        self, pipeline: ScenePipeline | DitPipeline, photo: Photo, folder: Path, timings: Timings,
+        shortcuts: dict[str, Any],
     ) -> None:
         with timings.stage("sampling"), progress_bar("sampling") as progress:
             scenes = pipeline(
                 photo, num_samples=self.num_samples, steps=self.steps, guidance_scale=self.guidance_scale,
-                seed=self.seed, progress=progress,
+                seed=self.seed, progress=progress, **shortcuts,
             )  # fmt: skip
-        outputs = self._write_scenes(scenes, folder)
-        for output in outputs:
-            timings.add(output.seconds)
+        with timings.stage("writing"):
+            outputs = self._write_scenes(scenes, folder, pipeline.device)
+        for output in outputs:  # of all cores together
+            timings.add({f"of it {name}": seconds for name, seconds in output.seconds.items()})
         with timings.stage("report"):
             write_report(scenes, [output.baked for output in outputs], folder)
         for output in outputs:
@@ -141,17 +172,21 @@ class Sample:
         text = json.dumps(record | {"timings_seconds": timings.rounded()}, indent=2)
         (folder / RUN_FILE).write_text(text + "\n")
 
-    def _write_scenes(self, scenes: list[Scene], folder: Path) -> list[SceneOutputs]:
+    def _write_scenes(self, scenes: list[Scene], folder: Path, device: Any) -> list[SceneOutputs]:
+        from scenediff.cores import on_cores
         from scenediff.tools.outputs import OutputOptions, write_scene_outputs
 
         options = OutputOptions(short_side=self.size, frames=self.frames, path=self.path)
-        outputs = []
         with progress_bar("writing") as progress:
-            for index, scene in enumerate(scenes):
-                stage, place = partial(progress, index, len(scenes)), folder / sample_name(index)
-                outputs.append(write_scene_outputs(scene, place, options=options, progress=stage))
-            progress(len(scenes), len(scenes))
-        return outputs
+            written = itertools.count(1)
+
+            def write(index: int) -> SceneOutputs:
+                stage, place = partial(progress, 0, len(scenes)), folder / sample_name(index)
+                output = write_scene_outputs(scenes[index], place, options=options, progress=stage)
+                progress(next(written), len(scenes))
+                return output
+
+            return on_cores(write, range(len(scenes)), device)
 
     def _record(
         self, photo: Photo, scenes: list[Scene], outputs: list[SceneOutputs], device: str

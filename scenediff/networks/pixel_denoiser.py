@@ -45,6 +45,17 @@ class DenoiserConfig:
     detail: int = 2
 
 
+@dataclass(frozen=True)
+class ReadPhoto(Observation):
+    """An observation whose reading is known, for contexts that are used several times.
+
+    Attributes:
+        reading: what `PixelDenoiser.read_photo` made of it, at the size that it will be wanted.
+    """
+
+    reading: FieldView
+
+
 class PixelDenoiser(nn.Module):
     """Denoiser (see `scenediff.forward`) whose signals are `FieldSignal`s and whose views `CameraView`s."""
 
@@ -74,7 +85,11 @@ class PixelDenoiser(nn.Module):
     ) -> EncodedContext:
         """Reads the context views and renders the deterministic field at the target view."""
         height, width = target_view.size
-        views = tuple(self.read_photo(observation, min(height, width), drop) for observation in context)
+        views = tuple(
+            observation.reading if isinstance(observation, ReadPhoto) and drop is None
+            else self.read_photo(observation, min(height, width), drop)
+            for observation in context
+        )  # fmt: skip
         signal = FieldSignal(views)
         rendering = self.renderer.render_all(signal, target_view)
         return EncodedContext(signal, rendering.image, rendering)
