@@ -37,7 +37,7 @@ SCHEDULE = {
     "num_train_timesteps": 1000, "beta_schedule": "linear", "prediction_type": "sample", "clip_sample": False,
 }
 PHOTO, TARGET = 0.0, 1.0  # moments
-CHUNK_PIXELS = {"cpu": 2 * 128 * 128, "cuda": 256 * 64 * 64}  # sampled at once
+CHUNK_PIXELS = {"cpu": 128 * 128, "cuda": 256 * 64 * 64}  # sampled at once
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 from pytorch3d.renderer import PerspectiveCameras
@@ -86,6 +85,8 @@ def mp4_writer(path: str | Path, size: tuple[int, int], fps: float = 24) -> Iter
     if height % 2 or width % 2:
         raise ValueError(f"size must be even, as H.264 halves the colours, got {height} x {width}")
     options = ["-preset", "fast", "-crf", "18", "-movflags", "+faststart", *_EXACT]
+    import imageio_ffmpeg  # not at the top: trainings write no videos and run where it is missing
+
     writer = imageio_ffmpeg.write_frames(
         str(path), (width, height), fps=fps, codec="libx264", pix_fmt_in="rgb24", pix_fmt_out="yuv420p",
         quality=None, macro_block_size=2, ffmpeg_log_level="error", output_params=options,
@@ -98,6 +99,8 @@ def mp4_writer(path: str | Path, size: tuple[int, int], fps: float = 24) -> Iter
 def gif_writer(path: str | Path, size: tuple[int, int], fps: float = 24) -> Iterator[FrameWriter]:
     """Writes an endless GIF whose 256 colours are chosen for the whole film."""
     height, width = size
+    import imageio_ffmpeg
+
     writer = imageio_ffmpeg.write_frames(
         str(path), (width, height), fps=fps, codec="gif", pix_fmt_in="rgb24", pix_fmt_out="pal8",
         quality=None, macro_block_size=1, ffmpeg_log_level="error",
