@@ -25,8 +25,8 @@ from scenediff.pipeline import (
     DEFAULT_SCHEDULE,
     DIT_FORMAT,
     WEIGHTS_NAME,
-    CheckpointError,
     counted,
+    known_settings,
     precision_on,
     read_config,
     read_weights,
@@ -265,16 +265,13 @@ class DitPipeline:
         """
         folder = Path(folder)
         config = read_config(folder, DIT_FORMAT)
-        try:
+        with known_settings(folder):
             with torch.device("meta"):
                 denoiser = build_denoiser(
                     DitConfig(**config["encoder"]),
                     VolumeConfig(**{**config["field"], "background": tuple(config["field"]["background"])}),
                 )
             defaults = DitSampling(**config["sampling"])
-        except (KeyError, TypeError, ValueError) as error:
-            message = f"{folder / CONFIG_NAME}: settings missing or unknown ({error!r})"
-            raise CheckpointError(message) from error
         denoiser.load_state_dict(read_weights(folder, denoiser), assign=True)
         return cls(denoiser, defaults).to(device)
 

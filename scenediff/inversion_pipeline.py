@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,23 +9,22 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
-from safetensors.torch import save_file
 from torch import Tensor
 
 from scenediff.forward import Observation
 from scenediff.networks.latent_denoiser import LatentConfig, LatentDenoiser
 from scenediff.pipeline import (
-    CONFIG_NAME,
     DEFAULT_SCHEDULE,
     INVERSION_FORMAT,
-    SCHEDULE_KEYS,
     WEIGHTS_NAME,
     CheckpointError,
     counted,
+    known_settings,
     load,
     precision_on,
     read_config,
     read_weights,
+    save_model,
 )
 from scenediff.renderers.stylegan2 import (
     Generator,
@@ -202,19 +200,9 @@ class InversionPipeline:
 
     def save(self, folder: str | Path) -> None:
         """Writes config.json and weights.safetensors (half precision), the generator's included."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = self.denoiser.state_dict()
-        weights = {name: value.half().contiguous().cpu() for name, value in state.items()}
-        save_file(weights, folder / WEIGHTS_NAME, metadata={"format": INVERSION_FORMAT})
-        config: dict[str, Any] = {
-            "format": INVERSION_FORMAT,
-            "denoiser": asdict(self.denoiser.config),
-            "generator": asdict(self.generator.config),
-            "scheduler": {name: self.scheduler.config[name] for name in SCHEDULE_KEYS},
-            "sampling": asdict(self.defaults),
-        }
-        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n")
+        save_model(folder, INVERSION_FORMAT, self, {
+            "denoiser": asdict(self.denoiser.config), "generator": asdict(self.generator.config),
+        })
 
     @classmethod
     def from_folder(cls, folder: str | Path, device: torch.device | str = "cpu") -> InversionPipeline:
@@ -225,16 +213,13 @@ class InversionPipeline:
         """
         folder = Path(folder)
         config = read_config(folder, INVERSION_FORMAT)
-        try:
+        with known_settings(folder):
             sizes = {**config["generator"], "channels": tuple(config["generator"]["channels"])}
             network = {**config["denoiser"], "channels": tuple(config["denoiser"]["channels"])}
             denoiser, scheduler = build_inversion(
                 Generator(GeneratorConfig(**sizes)), LatentConfig(**network), config["scheduler"]
             )
             defaults = InversionSampling(**config["sampling"])
-        except (KeyError, TypeError, ValueError) as error:
-            message = f"{folder / CONFIG_NAME}: settings missing or unknown ({error!r})"
-            raise CheckpointError(message) from error
         weights = read_weights(folder, denoiser)
         try:
             check_finite(weights)

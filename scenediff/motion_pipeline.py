@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
-from safetensors.torch import save_file
 from torch import Tensor
 
 from scenediff.cores import on_cores
@@ -18,16 +16,15 @@ from scenediff.forward import Observation
 from scenediff.networks.motion_denoiser import MotionConfig, MotionDenoiser
 from scenediff.networks.pixel_denoiser import map_size, resize
 from scenediff.pipeline import (
-    CONFIG_NAME,
     MOTION_FORMAT,
-    SCHEDULE_KEYS,
-    WEIGHTS_NAME,
     CheckpointError,
     counted,
+    known_settings,
     load,
     precision_on,
     read_config,
     read_weights,
+    save_model,
 )
 from scenediff.renderers.motion import MotionField, MotionRenderer, mean_field, play, resized_field
 from scenediff.sampling import draw_noise, generators, make_scheduler, sample
@@ -189,19 +186,7 @@ class MotionPipeline:
 
     def save(self, folder: str | Path) -> None:
         """Writes config.json and weights.safetensors (half precision)."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {
-            name: value.half().contiguous().cpu() for name, value in self.denoiser.state_dict().items()
-        }
-        save_file(weights, folder / WEIGHTS_NAME, metadata={"format": MOTION_FORMAT})
-        config = {
-            "format": MOTION_FORMAT,
-            "denoiser": asdict(self.denoiser.config),
-            "scheduler": {name: self.scheduler.config[name] for name in SCHEDULE_KEYS},
-            "sampling": asdict(self.defaults),
-        }
-        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n")
+        save_model(folder, MOTION_FORMAT, self, {"denoiser": asdict(self.denoiser.config)})
 
     @classmethod
     def from_folder(cls, folder: str | Path, device: torch.device | str = "cpu") -> MotionPipeline:
@@ -212,13 +197,10 @@ class MotionPipeline:
         """
         folder = Path(folder)
         config = read_config(folder, MOTION_FORMAT)
-        try:
+        with known_settings(folder):
             sizes = {**config["denoiser"], "channels": tuple(config["denoiser"]["channels"])}
             denoiser, scheduler = build_motion_model(MotionConfig(**sizes), config["scheduler"])
             defaults = MotionSampling(**config["sampling"])
-        except (KeyError, TypeError, ValueError) as error:
-            message = f"{folder / CONFIG_NAME}: settings missing or unknown ({error!r})"
-            raise CheckpointError(message) from error
         denoiser.load_state_dict(read_weights(folder, denoiser))
         return cls(denoiser, scheduler, defaults).to(device)
 

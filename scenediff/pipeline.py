@@ -7,7 +7,8 @@ import itertools
 import json
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -245,19 +246,9 @@ class ScenePipeline:
 
     def save(self, folder: str | Path) -> None:
         """Writes config.json and weights.safetensors (half precision)."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.half().contiguous().cpu() for name, value in self.denoiser.state_dict().items()
-                   if value.is_floating_point()}
-        save_file(weights, folder / WEIGHTS_NAME, metadata={"format": FORMAT})
-        config = {
-            "format": FORMAT,
-            "denoiser": asdict(self.denoiser.config),
-            "field": asdict(self.renderer.config),
-            "scheduler": {name: self.scheduler.config[name] for name in SCHEDULE_KEYS},
-            "sampling": asdict(self.defaults),
-        }
-        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n")
+        save_model(folder, FORMAT, self, {
+            "denoiser": asdict(self.denoiser.config), "field": asdict(self.renderer.config),
+        })
 
     @classmethod
     def from_folder(cls, folder: str | Path, device: torch.device | str = "cpu") -> ScenePipeline:
@@ -268,15 +259,12 @@ class ScenePipeline:
         """
         folder = Path(folder)
         config = read_config(folder)
-        try:
+        with known_settings(folder):
             denoiser, scheduler = build_model(
                 DenoiserConfig(**{**config["denoiser"], "channels": tuple(config["denoiser"]["channels"])}),
                 FieldConfig(**config["field"]), config["scheduler"],
             )
             defaults = SamplingDefaults(**config["sampling"])
-        except (KeyError, TypeError, ValueError) as error:
-            message = f"{folder / CONFIG_NAME}: settings missing or unknown ({error!r})"
-            raise CheckpointError(message) from error
         # the backbone's integer counters are not kept
         denoiser.load_state_dict(read_weights(folder, denoiser), strict=False)
         return cls(denoiser, scheduler, defaults).to(device)
@@ -368,6 +356,38 @@ def read_weights(folder: Path, model: torch.nn.Module) -> dict[str, Tensor]:
         message = f"{path}: weights don't fit {CONFIG_NAME} (names or shapes differ: {names})"
         raise CheckpointError(message)
     return weights
+
+
+@contextmanager
+def known_settings(folder: Path) -> Iterator[None]:
+    """Turns what unknown or missing settings of a config.json lead to into a CheckpointError."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        message = f"{folder / CONFIG_NAME}: settings missing or unknown ({error!r})"
+        raise CheckpointError(message) from error
+
+
+def save_model(folder: str | Path, form: str, pipeline: Any, sizes: dict[str, Any]) -> None:
+    """Writes config.json and weights.safetensors (half precision).
+
+    Args:
+        form: the checkpoint's format. pipeline: with a `denoiser`, a `scheduler` and `defaults`.
+        sizes: what the configuration holds besides these two.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = pipeline.denoiser.state_dict()
+    weights = {name: value.half().contiguous().cpu() for name, value in state.items()
+               if value.is_floating_point()}  # fmt: skip
+    save_file(weights, folder / WEIGHTS_NAME, metadata={"format": form})
+    config = {
+        "format": form,
+        **sizes,
+        "scheduler": {name: pipeline.scheduler.config[name] for name in SCHEDULE_KEYS},
+        "sampling": asdict(pipeline.defaults),
+    }
+    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n")
 
 
 def precision_on(device: torch.device) -> torch.autocast:

@@ -50,7 +50,7 @@ class Evaluation:
         check_steps(self.steps)
         check_at_least("--size", self.size, 32)
         check_at_least("--seed", self.seed, 0)
-        with self._folder() as folder:
+        with evaluation_folder(self.output, overwrite=self.overwrite) as folder:
             with user_errors():
                 from scenediff.pipeline import load_scenes
 
@@ -59,14 +59,6 @@ class Evaluation:
                 "size": self.size, "steps": self.steps, "samples": self.samples, "seed": self.seed,
                 "guidance_scale": self.guidance_scale, "output": folder,
             }  # fmt: skip
-
-    @contextmanager
-    def _folder(self) -> Iterator[Path | None]:
-        if self.output is None:
-            yield None
-        else:
-            with output_folder(self.output, overwrite=self.overwrite, is_ours=is_evaluation_folder) as folder:
-                yield folder
 
 
 @dataclass(frozen=True)
@@ -112,6 +104,16 @@ class EvalCapture(Evaluation):
             except CaptureError as error:
                 raise UserError(str(error)) from error
         say_json(figures)
+
+
+@contextmanager
+def evaluation_folder(output: Path | None, *, overwrite: bool) -> Iterator[Path | None]:
+    """Where an evaluation writes to, see `output_folder`; None if nothing is wanted."""
+    if output is None:
+        yield None
+    else:
+        with output_folder(output, overwrite=overwrite, is_ours=is_evaluation_folder) as folder:
+            yield folder
 
 
 def is_evaluation_folder(folder: Path) -> bool:

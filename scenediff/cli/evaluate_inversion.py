@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from scenediff.cli.errors import UserError, user_errors
-from scenediff.cli.evaluate import is_evaluation_folder
-from scenediff.cli.folders import output_folder
+from scenediff.cli.evaluate import evaluation_folder
 from scenediff.cli.options import MODELS_OWN, Device, check_at_least, check_steps, resolve_device, say_json
 
 if TYPE_CHECKING:
@@ -64,13 +63,8 @@ class EvalInversion:
             check_at_least(f"--{option}", getattr(self, option), lowest)
         check_steps(self.steps)
         check_at_least("--distribution", self.distribution, 2 if self.distribution else 0)
-        if self.output is None:
-            self._measure(None)
-        else:
-            with output_folder(
-                self.output, overwrite=self.overwrite, is_ours=is_evaluation_folder
-            ) as folder:
-                self._measure(folder)
+        with evaluation_folder(self.output, overwrite=self.overwrite) as folder:
+            self._measure(folder)
 
     def _measure(self, folder: Path | None) -> None:
         with user_errors():

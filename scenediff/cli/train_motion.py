@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from scenediff.cli.errors import UserError, user_errors
-from scenediff.cli.evaluate import is_evaluation_folder
-from scenediff.cli.folders import output_folder
+from scenediff.cli.evaluate import evaluation_folder
 from scenediff.cli.options import (
     MODELS_OWN,
     Device,
@@ -148,11 +147,8 @@ class MotionEvaluation:
             from scenediff.motion_pipeline import load_motion
 
             pipeline = load_motion(self.checkpoint, resolve_device(self.device))
-        if self.output is None:
-            yield pipeline, None
-        else:
-            with output_folder(self.output, overwrite=self.overwrite, is_ours=is_evaluation_folder) as folder:
-                yield pipeline, folder
+        with evaluation_folder(self.output, overwrite=self.overwrite) as folder:
+            yield pipeline, folder
 
 
 @dataclass(frozen=True)
