@@ -123,13 +123,18 @@ def demodulation(weight: Tensor, scales: Tensor) -> Tensor:
         return torch.rsqrt(squares + 1e-8)[:, :, None, None]
 
 
-def blur(x: Tensor) -> Tensor:
-    """The blur after an upsampling convolution: (2 n + 1) pixels of a side to 2 n.
+def blur(x: Tensor, padding: int = 1) -> Tensor:
+    """The image smoothed by the filter (1, 3, 3, 1), after `padding` zeros were put around it.
 
-    The filter (1, 3, 3, 1) is three averages of neighbours; pooling is fast everywhere, at any precision.
+    By default what follows an upsampling convolution: (2 n + 1) pixels of a side become 2 n. The filter is
+    three averages of neighbours; pooling is fast everywhere, at any precision.
     """
-    x = functional.avg_pool2d(x, 2, stride=1, padding=1)
-    return functional.avg_pool2d(functional.avg_pool2d(x, 2, stride=1), 2, stride=1)
+    # padded apart: on CUDA, avg_pool2d's own padding shifts the gradients of channels-last images by as many
+    # pixels (https://github.com/pytorch/pytorch/issues/188344), and adversarial training then diverges
+    x = functional.pad(x, (padding,) * 4)
+    for _ in range(3):
+        x = functional.avg_pool2d(x, 2, stride=1)
+    return x
 
 
 def upsample_image(x: Tensor) -> Tensor:

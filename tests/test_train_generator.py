@@ -91,6 +91,40 @@ def test_downsampling_is_the_filter_and_a_stride():
         assert torch.allclose(layer(x), wanted, atol=1e-5)
 
 
+def gradients(device: str) -> dict[str, torch.Tensor]:
+    """Of the logits of generated images, for the weights of both networks."""
+    torch.manual_seed(0)
+    networks = torch.nn.ModuleList([tiny_generator(), Discriminator(SIZES.channels)])
+    w_plus = torch.randn(4, SIZES.num_latents, SIZES.style_dim).to(device)
+    generator, discriminator = networks.to(device)
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        discriminator(generator(w_plus)).sum().backward()
+    named = networks.named_parameters()
+    return {name: weight.grad.cpu() for name, weight in named if weight.grad is not None}
+
+
+def test_no_pooling_pads(monkeypatch):
+    """PyTorch's gradients through avg_pool2d's own padding are off by a pixel on CUDA, not on the CPU."""
+    pool, paddings = functional.avg_pool2d, []
+
+    def watched(x, kernel_size, stride=None, padding=0, **others):
+        paddings.append(padding)
+        return pool(x, kernel_size, stride, padding, **others)
+
+    monkeypatch.setattr(functional, "avg_pool2d", watched)
+    gradients("cpu")
+    assert paddings
+    assert not any(paddings)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="compares CUDA's gradients: needs a CUDA device")
+def test_gradients_are_the_same_on_a_gpu():
+    wanted, found = gradients("cpu"), gradients("cuda")
+    assert wanted.keys() == found.keys()
+    for name, value in wanted.items():
+        assert torch.allclose(found[name], value, rtol=1e-3, atol=1e-3 * float(value.abs().max())), name
+
+
 def test_the_deviation_of_groups():
     x = torch.zeros(8, 1, 2, 2)
     x[:4] = 1.0  # groups are every second image: two of each value

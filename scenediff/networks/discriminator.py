@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scenediff.renderers.stylegan2 import SLOPE, SQRT2, EqualLinear
+from scenediff.renderers.stylegan2 import SLOPE, SQRT2, EqualLinear, blur
 
 GROUP = 4  # images that share a standard deviation
 
@@ -30,15 +30,9 @@ class EqualConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight * self.scale
         if self.downsample:
-            x = blurred(x, extra=self.kernel_size // 2)
+            x = blur(x, padding=self.kernel_size // 2 + 1)
             return functional.conv2d(x, weight, self.bias, stride=2)
         return functional.conv2d(x, weight, self.bias, padding=self.kernel_size // 2)
-
-
-def blurred(x: Tensor, extra: int) -> Tensor:
-    """The image smoothed by the filter (1, 3, 3, 1), 2 extra - 1 pixels larger: ready for a stride of 2."""
-    x = functional.avg_pool2d(functional.pad(x, (extra,) * 4), 2, stride=1, padding=1)
-    return functional.avg_pool2d(functional.avg_pool2d(x, 2, stride=1), 2, stride=1)
 
 
 class DownBlock(nn.Module):
