@@ -14,12 +14,11 @@ from torch import Tensor
 
 from scenediff.renderers import point_kernels
 from scenediff.renderers.cameras import PinholeView
-from scenediff.renderers.point_kernels import DENSITY, OUTPUTS, STATE, Block, Eye, PackedBlocks
+from scenediff.renderers.point_kernels import DENSITY, OUTPUTS, STATE, CutNetwork, Eye, PackedBlocks
 from scenediff.renderers.volume_field import VolumeFieldRenderer, VolumeSignal, VolumeView
 from scenediff.renderers.volume_network import (
     STANDARD_RGB,
     ModulatedBlock,
-    Modulation,
     PointNetwork,
     PreparedView,
 )
@@ -48,6 +47,8 @@ class FusedMarch:
         self.config, self.sampled = renderer.config, signal.sampled
         self.columns = STANDARD_RGB + 1 + (self.config.feature_channels if features else 0)
         self.networks, self.prepared = renderer.networks(signal.sampled), prepared
+        self.cuts: dict[int, CutNetwork] = {}
+        self.packs: dict[tuple[int, int, int], PackedBlocks] = {}
         own = [_looks_along(seen, view) for seen in signal.views]
         self.eyes = [
             [_eye(network, seen, is_own) for seen, is_own in zip(views, own, strict=True)]
@@ -127,15 +128,13 @@ class FusedMarch:
         packed.run(states, told, 1 / views, result, samples=rays.distances.shape[-1], first=first)
 
     def _pack(self, index: int, view: int, wanted: int) -> PackedBlocks:
-        """A network's blocks for one view; all of them, unless only its state is wanted."""
-        network, modulation = self.networks[index], self.prepared[index][view].modulation
-        count = self.config.view_blocks
-        blocks = _blocks(network, modulation)
-        if wanted == STATE:
-            return point_kernels.pack_blocks(blocks[:count], [], None, STATE)
-        rows = slice(self.columns if wanted == OUTPUTS else STANDARD_RGB + 1)
-        output = network.output.weight[rows].float(), network.output.bias[rows].float()
-        return point_kernels.pack_blocks(blocks[:count], blocks[count:], output, wanted)
+        """A network's blocks for one view; packed once, however many parts the rays come in."""
+        key = index, view, wanted
+        if key not in self.packs:
+            if index not in self.cuts:
+                self.cuts[index] = _cut(self.networks[index])
+            self.packs[key] = self.cuts[index].pack(self.prepared[index][view].modulation, wanted)
+        return self.packs[key]
 
 
 class Rays:
@@ -169,15 +168,14 @@ def fits(renderer: VolumeFieldRenderer, device: torch.device) -> bool:
     )
 
 
-def _blocks(network: PointNetwork, modulation: Modulation) -> list[Block]:
-    every = (cast(ModulatedBlock, block) for block in network.blocks)
-    return [
-        Block(
-            (block.first.weight, block.first.bias), (block.second.weight, block.second.bias),
-            (scale[:, 0].float(), shift[:, 0].float()),
-        )
-        for block, (scale, shift) in zip(every, modulation, strict=True)
-    ]
+def _cut(network: PointNetwork) -> CutNetwork:
+    blocks = [cast(ModulatedBlock, block) for block in network.blocks]
+    first, second = (
+        [(layer.weight, layer.bias) for layer in layers]
+        for layers in ([block.first for block in blocks], [block.second for block in blocks])
+    )
+    output = network.output.weight, network.output.bias
+    return point_kernels.cut_network(first, second, output, network.config.view_blocks)
 
 
 def _eye(network: PointNetwork, view: PreparedView, own: bool) -> Eye:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from scenediff.renderers.cuda_source import CompileError, Kernel
 from scenediff.renderers.fused_field import _sine_of_half_turns, triton
@@ -33,7 +34,7 @@ SHARED_MEMORY = STAGES * SLAB[0] * SLAB[1] * 2 + TILE * WIDTH * 2 + 16 * STAGES 
 STATE, DENSITY, OUTPUTS = 0, 1, 2  # what a run may give
 ENCODED = 64  # columns of an encoded position, zeros included
 RAW = 3
-EMBED_POINTS = 32  # of a block; with more, or more channels at a time, registers spill
+EMBED_POINTS, EMBED_CHANNELS = 32, 64  # of a block at a time; with more, registers spill
 
 
 class Arguments(ctypes.Structure):
@@ -83,15 +84,6 @@ def _orders(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Block:
-    """Weights of a residual block, and what its noise level does: scale and shift (elements, width)."""
-
-    first: tuple[Tensor, Tensor]
-    second: tuple[Tensor, Tensor]
-    scale_shift: tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
 class PackedBlocks:
     """Consecutive residual blocks, and perhaps the layer behind them, as the kernel reads them.
 
@@ -133,48 +125,85 @@ class PackedBlocks:
             _kernel(states.device).launch(blocks // CLUSTER * CLUSTER, THREADS, given)
 
 
-def pack_blocks(
-    view_blocks: Sequence[Block], joint_blocks: Sequence[Block], output: tuple[Tensor, Tensor] | None,
-    wanted: int,
-) -> PackedBlocks:
-    """Cuts weights into slabs; the noise levels' scales and shifts become part of them.
+@dataclass(frozen=True)
+class CutNetwork:
+    """A point network's weights in the kernel's order, before noise levels scale and shift them.
+
+    Attributes:
+        first: (blocks, 4, 8, 128, 64) float32, the slabs of the blocks' first layers.
+        second: the same of their second ones, bfloat16.
+        first_bias, second_bias: (blocks, 512).
+        view_blocks: how many blocks come before other views' states are added.
+        output: (1, 8, 128, 64) bfloat16, of the last layer; rows that it lacks are 0.
+        output_bias: (outputs,).
+        density: (512,) the last layer's row of the density.
+    """
+
+    first: Tensor
+    second: Tensor
+    first_bias: Tensor
+    second_bias: Tensor
+    view_blocks: int
+    output: Tensor
+    output_bias: Tensor
+    density: Tensor
+
+    def pack(self, modulation: Sequence[tuple[Tensor, Tensor]], wanted: int) -> PackedBlocks:
+        """All blocks at one noise level for each element; only the view blocks where their state is wanted.
+
+        Args:
+            modulation: for each block scale and shift, (elements, 1, 512).
+            wanted: one of STATE, DENSITY, OUTPUTS.
+        """
+        count = self.view_blocks if wanted == STATE else len(self.first)
+        scale, shift = (torch.cat(parts, 1).float() for parts in zip(*modulation[:count], strict=True))
+        factor, elements = 1 + scale, len(scale)  # (elements, blocks, 512)
+        last = self.output if wanted == OUTPUTS else self.output[:0]
+        ends = 2 * count * self.first[0].numel()
+        weights = self.second.new_empty(elements, ends + last.numel())
+        slabs = weights[:, :ends].unflatten(1, (count, 2, *self.first.shape[1:]))
+        rows = factor.unflatten(2, (-1, 1, SLAB[0], 1))
+        slabs[:, :, 0].copy_(self.first[:count] * rows)
+        slabs[:, :, 1].copy_(self.second[:count])
+        weights[:, ends:].copy_(last.flatten())
+        biases = scale.new_zeros(elements, 2 * count + 2, WIDTH)
+        biases[:, 0:-2:2].copy_(self.first_bias[:count] * factor + shift)
+        biases[:, 1:-2:2].copy_(self.second_bias[:count])
+        if wanted == DENSITY:
+            biases[:, -2].copy_(self.density)
+            biases[:, -1, :1].copy_(self.output_bias[3:4])
+        if wanted == OUTPUTS:
+            biases[:, -2, : len(self.output_bias)].copy_(self.output_bias)
+        return PackedBlocks(weights, biases, self.view_blocks, count - self.view_blocks, wanted)
+
+
+def cut_network(
+    first: Sequence[tuple[Tensor, Tensor]], second: Sequence[tuple[Tensor, Tensor]],
+    output: tuple[Tensor, Tensor], view_blocks: int,
+) -> CutNetwork:
+    """Cuts weights into slabs.
 
     Args:
-        output: weight (outputs, 512) and bias of the last layer; at most 128 outputs, the first three colour
-            and the fourth the density.
+        first, second: weight (512, 512) and bias of each block's layers.
+        output: those of the last layer; at most 128 outputs, the first three colour, the fourth the density.
     """
-    blocks = [*view_blocks, *joint_blocks]
-    channels, _ = _orders(blocks[0].first[0].device)
-    weight = torch.stack([block.first[0] for block in blocks]).float()[..., channels]
-    bias = torch.stack([block.first[1] for block in blocks]).float()
-    modulations = (block.scale_shift for block in blocks)
-    scale, shift = (torch.stack(parts, 1) for parts in zip(*modulations, strict=True))
-    weight, bias = weight * (1 + scale)[..., None], bias * (1 + scale) + shift
-    second = torch.stack([block.second[0] for block in blocks]).float()[:, channels]
-    second_bias = torch.stack([block.second[1] for block in blocks]).float()[:, channels]
-    pairs = torch.stack([weight, second.expand_as(weight)], dim=2)
-    streams = [cut(pairs.bfloat16())]
-    biases = [torch.stack([bias, second_bias.expand_as(bias)], 2).flatten(1, 2)]
-    ends = biases[0].new_zeros(len(scale), 2, WIDTH)
-    if output is not None and wanted == DENSITY:
-        ends[:, 0], ends[:, 1, 0] = output[0][3, channels], output[1][3]
-    if output is not None and wanted == OUTPUTS:
-        rows = len(output[0])
-        padded = weight.new_zeros(len(scale), SLAB[0], WIDTH)
-        padded[:, :rows], ends[:, 0, :rows] = output[0][:, channels], output[1]
-        streams.append(cut(padded.bfloat16()))
-    weights = torch.cat([stream.flatten(1) for stream in streams], dim=1)
-    return PackedBlocks(
-        weights.contiguous(), torch.cat([*biases, ends], dim=1).contiguous(), len(view_blocks),
-        len(joint_blocks), wanted,
+    channels, _ = _orders(output[0].device)
+    weight, bias = (torch.stack(parts).float() for parts in zip(*first, strict=True))
+    weight2, bias2 = (torch.stack(parts).float() for parts in zip(*second, strict=True))
+    last = output[0].float()[:, channels]
+    padded = functional.pad(last, (0, 0, 0, SLAB[0] - len(last)))
+    return CutNetwork(
+        cut(weight[..., channels]), cut(weight2[:, channels].bfloat16()), bias, bias2[:, channels],
+        view_blocks, cut(padded.bfloat16()), output[1].float(), last[3],
     )
 
 
 def cut(weight: Tensor) -> Tensor:
-    """(..., outputs / 128, 8, 128 x 64) the slabs of weights (..., outputs, 512), swizzled."""
+    """(..., outputs / 128, 8, 128, 64) the slabs of weights (..., outputs, 512), each row swizzled."""
     slabs = weight.unflatten(-1, (-1, SLAB[1])).unflatten(-3, (-1, SLAB[0])).transpose(-3, -2)
     parts = slabs.unflatten(-1, (-1, 8)).flatten(-3, -2)
-    return parts.index_select(-2, _orders(weight.device)[1]).flatten(-2)
+    swizzled = parts.index_select(-2, _orders(weight.device)[1])
+    return swizzled.unflatten(-2, (SLAB[0], -1)).flatten(-2)
 
 
 def pack_camera(world_to_cam: Tensor, intrinsics: Tensor) -> Tensor:
@@ -239,7 +268,7 @@ def embed(eye: Eye, origins: Tensor, directions: Tensor, distances: Tensor, firs
             origins.contiguous(), directions.contiguous(), distances.contiguous(),
             eye.camera, table, eye.rows,
             eye.weight, eye.bias, states, rays, samples, first_ray, *eye.rows.shape[1:3],
-            USED=RAW * (2 * eye.octaves + 1), CHANNELS=channels, PART=64 if eye.own else 32, OWN=eye.own,
+            USED=RAW * (2 * eye.octaves + 1), CHANNELS=channels, PART=EMBED_CHANNELS, OWN=eye.own,
             BLOCK=EMBED_POINTS, num_warps=8,
         )
     return states

@@ -25,6 +25,7 @@ from scenediff.renderers.volume_network import (
     VolumeConfig,
     conclude,
     look_all,
+    split_modulation,
 )
 from scenediff.renderers.volume_rays import (
     absorption,
@@ -137,7 +138,7 @@ class VolumeFieldRenderer(nn.Module):
         uniform: makes the numbers that place the fine samples from a shape and a device; None for
             `fixed_uniform`, in training `fresh_uniform`.
         chunk_rays: rays computed at a time when no gradient is wanted; None for all.
-        kernels: whether hand-written kernels may compute on a GPU; see `use_kernels`.
+        kernels: whether hand-written kernels may compute on a GPU; set by `use_kernels`.
     """
 
     def __init__(self, config: VolumeConfig | None = None):
@@ -148,14 +149,10 @@ class VolumeFieldRenderer(nn.Module):
         self.deterministic = PointNetwork(self.config)
         self.uniform: Callable[[tuple[int, int, int], torch.device], Tensor] | None = None
         self.chunk_rays: int | None = None
-        self.kernels = False
+        self.use_kernels(True)
 
-    def use_kernels(self, wanted: bool = True) -> VolumeFieldRenderer:
-        """Lets hand-written kernels compute on a GPU in bfloat16: `fused_volume`, `residual_blocks`.
-
-        Off by default: they are checked against plain PyTorch by interpreters and emulation, but have not
-        run on a GPU yet.
-        """
+    def use_kernels(self, wanted: bool) -> VolumeFieldRenderer:
+        """Whether hand-written kernels compute on a GPU in bfloat16: `fused_volume`, `residual_blocks`."""
         self.kernels = wanted
         for network in (self.coarse, self.fine, self.deterministic):
             network.kernels = wanted
@@ -286,17 +283,17 @@ class VolumeFieldRenderer(nn.Module):
 
     def _prepare(self, signal: VolumeSignal) -> list[list[PreparedView]]:
         """For each network, the signal's views."""
-        with torch.autocast(signal.views[0].cam_to_world.device.type, enabled=False):
-            inverses = [torch.linalg.inv_ex(view.cam_to_world.float())[0] for view in signal.views]
-            return [
-                [
-                    PreparedView(
-                        inverse, view.intrinsics, view.maps[index], network.modulations(view.timesteps)
-                    )
-                    for inverse, view in zip(inverses, signal.views, strict=True)
-                ]
-                for index, network in enumerate(self.networks(signal.sampled))
-            ]
+        views, every = signal.views, []
+        with torch.autocast(views[0].cam_to_world.device.type, enabled=False):
+            inverses = [torch.linalg.inv_ex(view.cam_to_world.float())[0] for view in views]
+            timesteps = torch.cat([view.timesteps for view in views])
+            for index, network in enumerate(self.networks(signal.sampled)):
+                modulations = split_modulation(network.modulations(timesteps), len(views))
+                every.append([
+                    PreparedView(inverse, view.intrinsics, view.maps[index], modulation)
+                    for inverse, view, modulation in zip(inverses, views, modulations, strict=True)
+                ])
+        return every
 
     def _distances(self, signal: VolumeSignal, like: Tensor) -> Tensor:
         """(samples,) evenly spaced distances along every ray."""

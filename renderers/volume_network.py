@@ -102,7 +102,7 @@ class PointNetwork(nn.Module):
         blocks = config.view_blocks + config.joint_blocks
         self.blocks = nn.ModuleList([ModulatedBlock(width) for _ in range(blocks)])
         self.output = nn.Linear(width, STANDARD_RGB + 1 + config.feature_channels)
-        self.kernels = False
+        self.kernels = True
 
     def modulations(self, timesteps: Tensor) -> Modulation:
         """The scales and shifts of all blocks at (batch,) timesteps."""
@@ -152,6 +152,12 @@ class PreparedView:
     intrinsics: Tensor
     map: Tensor
     modulation: Modulation
+
+
+def split_modulation(modulation: Modulation, parts: int) -> list[Modulation]:
+    """That of each part of a batch."""
+    split = [zip(scale.chunk(parts), shift.chunk(parts), strict=True) for scale, shift in modulation]
+    return [list(part) for part in zip(*split, strict=True)]
 
 
 def look(network: PointNetwork, view: PreparedView, points: Tensor) -> Tensor:

@@ -17,9 +17,14 @@ from torch.nn import functional
 
 from scenediff.renderers import cuda_source, fused_volume, point_kernels
 from scenediff.renderers.cuda_source import CompileError, compile_cuda
-from scenediff.renderers.point_kernels import Block
 from scenediff.renderers.volume_field import VolumeFieldRenderer, VolumeSignal
-from scenediff.renderers.volume_network import PointNetwork, PreparedView, VolumeConfig, look
+from scenediff.renderers.volume_network import (
+    Modulation,
+    PointNetwork,
+    PreparedView,
+    VolumeConfig,
+    look,
+)
 from scenediff.renderers.volume_rays import along, integrate, pinhole_rays
 
 CONFIG = VolumeConfig(width=512, map_channels=16, feature_channels=8, near=0.5, far=4.0, coarse=16, fine=16)
@@ -50,11 +55,10 @@ def linear_of_slabs(slabs: Tensor) -> Tensor:
 @pytest.mark.parametrize("wanted", [point_kernels.DENSITY, point_kernels.OUTPUTS])
 @torch.no_grad()
 def test_packed_weights_hold_the_network(wanted: int) -> None:
-    network, count = random_network(), CONFIG.view_blocks
+    network = random_network()
     modulation = network.modulations(torch.tensor([5, 700]))
-    blocks = fused_volume._blocks(network, modulation)
-    output = network.output.weight, network.output.bias
-    packed = point_kernels.pack_blocks(blocks[:count], blocks[count:], output, wanted)
+    packed = fused_volume._cut(network).pack(modulation, wanted)
+    assert (packed.view_blocks, packed.joint_blocks) == (3, 2)
     channels = point_kernels.product_channels()
     assert torch.equal(channels.sort().values, torch.arange(512))
     start = torch.randn(2, 9, 512)
@@ -110,32 +114,40 @@ def test_the_source_compiles_without_spilling() -> None:
 class SlowBlocks:
     """What `PackedBlocks` does, in plain PyTorch and full precision."""
 
-    view_blocks: list[Block]
-    joint_blocks: list[Block]
-    output: tuple[Tensor, Tensor] | None
+    network: PointNetwork
+    modulation: Modulation
     wanted: int
 
     def run(
         self, states: Tensor, told: Tensor | None, share: float, output: Tensor, *, samples: int = 1,
         first: int = 0,
     ) -> None:
-        state = self._through(states, self.view_blocks)
+        count = self.network.config.view_blocks
+        state = self._through(states, slice(count))
         state = state if told is None else (state + told) * share
         if self.wanted == point_kernels.STATE:
             output.copy_(state)
             return
-        result = functional.linear(self._through(state, self.joint_blocks).relu(), *self.output)
+        result = self.network.output(self._through(state, slice(count, None)).relu())
         if self.wanted == point_kernels.DENSITY:
             output.view(len(states), -1).copy_(result[..., 3].relu())
             return
-        output[:, :, first : first + samples] = result.unflatten(1, (-1, samples))
+        output[:, :, first : first + samples] = result.unflatten(1, (-1, samples))[..., : output.shape[-1]]
 
-    def _through(self, state: Tensor, blocks: list[Block]) -> Tensor:
-        for block in blocks:
-            scale, shift = (part[:, None] for part in block.scale_shift)
-            inner = functional.linear(state.relu(), *block.first) * (1 + scale) + shift
-            state = state + functional.linear(inner.relu(), *block.second)
+    def _through(self, state: Tensor, which: slice) -> Tensor:
+        for block, scale_shift in zip(self.network.blocks[which], self.modulation[which], strict=True):
+            state = block(state, scale_shift)
         return state
+
+
+@dataclass(frozen=True)
+class SlowCut:
+    """What `CutNetwork` does."""
+
+    network: PointNetwork
+
+    def pack(self, modulation: Modulation, wanted: int) -> SlowBlocks:
+        return SlowBlocks(self.network, modulation, wanted)
 
 
 @dataclass(frozen=True)
@@ -166,7 +178,7 @@ def test_the_march_puts_the_kernels_together(
     fine: int, remembered: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kernels replaced by slow ones, on the CPU, against the plain renderer."""
-    monkeypatch.setattr(point_kernels, "pack_blocks", SlowBlocks)
+    monkeypatch.setattr(fused_volume, "_cut", SlowCut)
     monkeypatch.setattr(point_kernels, "embed", lambda eye, *rays: eye.embed(*rays))
     monkeypatch.setattr(fused_volume, "_eye", SlowEye)
     renderer = VolumeFieldRenderer(replace(FIELD, fine=fine)).eval()
@@ -261,9 +273,9 @@ def test_kernels_on_a_gpu() -> None:
 def check_network(device: str) -> None:
     """Ragged numbers of points and every kind of result, against plain PyTorch in float32."""
     network, count = random_network().to(device), CONFIG.view_blocks
+    network.output.bias.data[3] = 1.0  # or no point has any density
     modulation = network.modulations(torch.tensor([5.0, 700.0], device=device))
-    blocks = fused_volume._blocks(network, modulation)
-    output = network.output.weight, network.output.bias
+    cut = fused_volume._cut(network)
     for rays, samples in ((3, 7), (16, 16), (700, 64)):
         states = torch.randn(2, rays * samples, 512, device=device)
         told = torch.randn_like(states)
@@ -273,15 +285,14 @@ def check_network(device: str) -> None:
         concluded = network.conclude((viewed + told) / 2, modulation)
         low, low_told = states.bfloat16(), torch.cat([told.bfloat16()] * 2, dim=1)[:, : rays * samples]
         found = torch.full_like(low, float("nan"))
-        point_kernels.pack_blocks(blocks[:count], [], None, 0).run(low, low_told, 1.0, found)
+        cut.pack(modulation, point_kernels.STATE).run(low, low_told, 1.0, found)
         assert relative(found.float(), viewed + told) < 0.01, relative(found.float(), viewed + told)
         density = torch.full((2, rays * samples), float("nan"), device=device)
-        packed = point_kernels.pack_blocks(blocks[:count], blocks[count:], output, point_kernels.DENSITY)
-        packed.run(low, low_told, 0.5, density)
+        cut.pack(modulation, point_kernels.DENSITY).run(low, low_told, 0.5, density)
         wished = network.density(concluded)
         assert relative(density, wished) < 0.02, relative(density, wished)
         result = torch.full((2, rays, samples + 3, 12), 7.0, device=device)
-        packed = point_kernels.pack_blocks(blocks[:count], blocks[count:], output, point_kernels.OUTPUTS)
+        packed = cut.pack(modulation, point_kernels.OUTPUTS)
         packed.run(low, low_told, 0.5, result, samples=samples, first=2)
         wished = network.output(concluded).unflatten(1, (rays, samples))
         assert relative(result[:, :, 2:-1], wished) < 0.02, relative(result[:, :, 2:-1], wished)
@@ -293,7 +304,7 @@ def check_network(device: str) -> None:
 @torch.no_grad()
 def test_fused_rendering_on_a_gpu(remembered: bool) -> None:
     torch.manual_seed(2)
-    renderer = VolumeFieldRenderer(CONFIG).eval().cuda().use_kernels()
+    renderer = VolumeFieldRenderer(CONFIG).eval().cuda()
     view = random_view()
     view = replace(view, cam_to_world=view.cam_to_world.cuda(), intrinsics=view.intrinsics.cuda(), pose=None)
     other = replace(view, cam_to_world=view.cam_to_world.roll(1, 0))

@@ -55,7 +55,7 @@ class BenchOptions:
     train_batch: int = 8
     repeats: int = 3
     half: bool = True
-    kernels: bool = False
+    kernels: bool = True
     reference_steps: int = 5
     inexact: bool = False
     encoder: DitConfig = default(default_factory=DitConfig)

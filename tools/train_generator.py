@@ -70,9 +70,9 @@ class GanConfig:
 
     minutes: float = 20.0
     max_steps: int = 0
-    batch_size: int = 128
+    batch_size: int = 64
     learning_rate: float = 0.0025
-    r1_gamma: float = 0.05
+    r1_gamma: float = 1.0
     r1_every: int = 16
     path_weight: float = 2.0
     path_every: int = 8

@@ -28,8 +28,8 @@ class BenchPaperScale:
     """Of matrix products."""
     reference_steps: int = 5
     """Denoising steps of the samples that are compared with float32; 0 to compare none."""
-    kernels: bool = False
-    """Compute the field with the hand-written GPU kernels, which have not been checked on a GPU yet."""
+    kernels: bool = True
+    """Compute the field with the hand-written GPU kernels; without, in plain PyTorch."""
     inexact: bool = False
     """Also measure shortcuts that change the result, and by how much: fewer fine samples, skipping empty
     space, fewer steps; in random fields of which a tenth is not empty."""

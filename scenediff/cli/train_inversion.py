@@ -43,11 +43,11 @@ class TrainGenerator:
     """Length of the run."""
     max_steps: int = 0
     """Stop after so many steps, if that is earlier; 0 for no limit."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Images in a step, a multiple of 4."""
     learning_rate: float = 0.0025
     """Of both networks."""
-    r1_gamma: float = 0.05
+    r1_gamma: float = 1.0
     """Weight of the discriminator's gradient penalty."""
     path_weight: float = 2.0
     """Weight of the path length regularization; 0 for none."""
