@@ -329,8 +329,8 @@ class PixelFieldRenderer(nn.Module):
         for view in signal.views:
             grid, depth = project(points.flatten(1, 2), view.cameras, view.photo_size)
             offset = depth.clamp(min=1e-2).log() - sample_map(view.log_depth.float(), grid)[..., 0]
-            inside = _inside(grid, depth) * view.present[:, None]
-            likely = likely + (inside * torch.exp(-(offset / width).square())).view_as(likely)
+            shown = inside(grid, depth) * view.present[:, None]
+            likely = likely + (shown * torch.exp(-(offset / width).square())).view_as(likely)
         share = config.uniform_share
         total = likely.sum(-1, keepdim=True)
         weights = share / config.proposal_bins + (1 - share) * likely / (total + 1e-3)
@@ -416,9 +416,10 @@ def _look_up(view: FieldView, points: Tensor) -> SeenPoints:
         grid, depth = project(points, view.cameras, view.photo_size)
         return SeenPoints(
             sample_map(view.features, grid), grid, depth, sample_map(view.log_depth.float(), grid),
-            sample_map(view.image.float(), grid), _inside(grid, depth) * view.present[:, None],
+            sample_map(view.image.float(), grid), inside(grid, depth) * view.present[:, None],
         )
 
 
-def _inside(grid: Tensor, depth: Tensor) -> Tensor:
+def inside(grid: Tensor, depth: Tensor) -> Tensor:
+    """(batch, points) 1 where projected points lie within the image and in front of the camera, else 0."""
     return ((grid.abs() <= 1).all(-1) & (depth > 1e-2)).float()

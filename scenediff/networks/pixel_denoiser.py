@@ -22,6 +22,7 @@ from scenediff.networks.unet import GroupNorm, UNet, timestep_embedding
 from scenediff.renderers.cameras import CameraView, resized
 from scenediff.renderers.pixel_field import FieldSignal, FieldView, PixelFieldRenderer, Rendering
 from scenediff.renderers.rays import camera_rays
+from scenediff.renderers.seen import seen_before
 
 TYPICAL_DEPTH = 2.2  # metres: where the predicted depth starts before training
 
@@ -36,6 +37,9 @@ class DenoiserConfig:
         attention_levels: coarsest levels with attention.
         embedding: width of the conditioning vector.
         detail: the photo is read at this multiple of the diffusion's resolution.
+        keep: samples keep what the context saw: where it saw a point of the target view, within this
+            difference of log depth, the target's depth is that of the deterministic render and its image
+            estimate shows the context's pixel. 0 leaves all to the noise, as in training.
     """
 
     channels: tuple[int, ...] = (64, 128, 192, 256)
@@ -43,6 +47,20 @@ class DenoiserConfig:
     attention_levels: int = 2
     embedding: int = 128
     detail: int = 2
+    keep: float = 0.2
+
+
+@dataclass(frozen=True)
+class Guess(Rendering):
+    """The deterministic render at the target view.
+
+    Attributes:
+        seen: (batch, 1, height, width) in [0, 1], how surely the context saw what it shows.
+        kept: (batch, 3, height, width) the context's pixels there.
+    """
+
+    seen: Tensor
+    kept: Tensor
 
 
 @dataclass(frozen=True)
@@ -92,19 +110,29 @@ class PixelDenoiser(nn.Module):
         )  # fmt: skip
         signal = FieldSignal(views)
         rendering = self.renderer.render_all(signal, target_view)
-        return EncodedContext(signal, rendering.image, rendering)
+        return EncodedContext(signal, rendering.image, self._guess(rendering, views, target_view))
+
+    @torch.no_grad()
+    def _guess(self, rendering: Rendering, views: Sequence[FieldView], target_view: CameraView) -> Guess:
+        if not self.config.keep or self.training:
+            return Guess(**vars(rendering), seen=torch.zeros_like(rendering.opacity), kept=rendering.image)
+        seen = seen_before(views, target_view, rendering.depth, self.config.keep)
+        share = seen.share * rendering.opacity.clamp(0, 1)
+        return Guess(**vars(rendering), seen=share, kept=seen.image)
 
     def denoise(
         self, noisy: Tensor, timesteps: Tensor, context: EncodedContext, target_view: CameraView
     ) -> FieldSignal:
         """The context's field joined by the target view's own features."""
-        rendering: Rendering = context.extras
+        rendering: Guess = context.extras
         inputs = torch.cat(
             [noisy, rendering.image, rendering.depth.log(), rendering.opacity, rendering.features,
              camera_rays(target_view)], dim=1,
         )
         maps = self._read(self.target_stem(inputs), timesteps, role=1)
         features, log_depth, image = self._split(maps)
+        log_depth = torch.lerp(log_depth, rendering.depth.float().log(), rendering.seen)
+        image = torch.lerp(image, rendering.kept.float(), rendering.seen)
         present = torch.ones_like(noisy[:, 0, 0, 0])
         view = FieldView(target_view.cameras, features, log_depth, image, present)
         return FieldSignal((*context.signal.views, view))
