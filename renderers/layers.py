@@ -30,7 +30,7 @@ ANGLE_EPSILON = 0.01  # radians; views that differ by less count as equal
 ANGLE_POWER = 3  # of 1 / angle^2: how soon the closest key view wins over the others
 SHEET_ANGLE = 0.012  # radians; further round, the skin between a near and a far surface is left open
 BLOCK = 4  # pixels
-FLATNESS = 0.005  # relative error of depth that a flat block may have: a third of a pixel after a 0.5 m move
+FLATNESS = 0.01  # relative error of depth in a flat block: two thirds of a pixel after a 0.5 m move
 
 
 @dataclass(frozen=True)

@@ -40,15 +40,16 @@ def seen_before(views: Sequence[FieldView], view: CameraView, depth: Tensor, tol
         depth: (batch, 1, height, width) metres along its optical axis.
         tolerance: difference of log depths at which the share has fallen to 1/e.
     """
-    bundle = ray_bundle(view)
-    points = bundle.origins + bundle.directions * depth.flatten(2).transpose(1, 2)  # (batch, rays, 3)
     shares, colours = [], []
-    for other in prefilter(FieldSignal(tuple(views)), min(view.size)).views:
-        grid, distance = project(points, other.cameras, other.photo_size)
-        expected = sample_map(other.log_depth.float(), grid)[..., 0]
-        apart = (distance.clamp(min=1e-2).log() - expected) / tolerance
-        shares.append(inside(grid, distance) * other.present[:, None] * torch.exp(-apart.square()))
-        colours.append(sample_map(other.image.float(), grid))
+    with torch.autocast(depth.device.type, enabled=False):  # half precision would miss by pixels
+        bundle = ray_bundle(view)
+        points = bundle.origins + bundle.directions * depth.float().flatten(2).transpose(1, 2)
+        for other in prefilter(FieldSignal(tuple(views)), min(view.size)).views:
+            grid, distance = project(points, other.cameras, other.photo_size)
+            expected = sample_map(other.log_depth.float(), grid)[..., 0]
+            apart = (distance.clamp(min=1e-2).log() - expected) / tolerance
+            shares.append(inside(grid, distance) * other.present[:, None] * torch.exp(-apart.square()))
+            colours.append(sample_map(other.image.float(), grid))
     share, surest = torch.stack(shares).max(0)  # (batch, rays)
     index = surest[None, ..., None].expand(-1, -1, -1, 3)
     colour = torch.stack(colours).gather(0, index)[0]

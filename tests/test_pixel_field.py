@@ -468,3 +468,17 @@ def test_a_view_has_no_say_beyond_its_edges_or_behind_it() -> None:
 def test_a_share_of_the_samples_is_always_even() -> None:
     with pytest.raises(ValueError, match=r"uniform_share must lie in \(0, 1\], got 0"):
         FieldConfig(uniform_share=0.0)
+
+
+def test_fields_are_the_same_with_gradients_and_without() -> None:
+    """Without gradients a CPU adds in place; nothing that the field reads may change by it."""
+    signal, renderer, view = some_signal(), some_renderer(), CameraView(some_cameras(2), SIZE)
+    before = [one.features.clone() for one in signal.views]
+    with torch.no_grad():
+        first, second = (renderer.render_all(signal, view) for _ in range(2))
+    assert_same(first, renderer.render_all(signal, view))
+    assert_same(first, second, atol=0)
+    assert all(torch.equal(one.features, old) for one, old in zip(signal.views, before, strict=True))
+    layer, total = torch.nn.Linear(5, 7), torch.randn(2, 11, 7)
+    with torch.no_grad():
+        assert pixel_field.add_linear(total, torch.randn(2, 11, 5), layer).data_ptr() == total.data_ptr()

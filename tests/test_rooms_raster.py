@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from rooms_pack import tiny_pack
@@ -238,3 +242,17 @@ def test_missing_opengl_names_the_remedy(pack, monkeypatch):
     monkeypatch.setattr("moderngl.create_context", fail)
     with pytest.raises(RuntimeError, match=r"libEGL\.so not loaded.*apt-get install libegl1"):
         Rasterizer(pack)
+
+
+def test_a_model_can_be_loaded_after_rooms_were_drawn():
+    """Mesa's LLVM and Triton's in one process; the wrong order of the two crashes it."""
+    code = (
+        "from rooms_pack import tiny_pack\n"
+        "from scenediff.datasets.rooms.raster import Rasterizer\n"
+        "with Rasterizer(tiny_pack()): import scenediff.renderers.pixel_field\n"
+        "print('alive')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "alive", (done.returncode, done.stderr)

@@ -79,6 +79,14 @@ def test_dropped_views_saw_nothing_and_the_surest_view_counts() -> None:
     assert torch.equal(both, share_of([sure], view, depth, 0.2))
 
 
+def test_half_precision_around_it_changes_nothing() -> None:
+    cameras = look_ahead(1, 60.0)
+    view, depth = CameraView(moved(cameras, x=0.1), SIZE), torch.full((1, 1, *SIZE), 2.0)
+    expected = share_of([wall(2.1, cameras)], view, depth, 0.05)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(share_of([wall(2.1, cameras)], view, depth, 0.05), expected)
+
+
 @torch.no_grad()
 def test_samples_keep_what_was_seen_and_nothing_else() -> None:
     torch.manual_seed(0)

@@ -39,7 +39,7 @@ class SavableScene(SceneLike, Protocol):
 
 KEY_SIDE = 128  # pixels, the key views' short side at most: what was not photographed is no sharper, and the
 # photo's own pixels are drawn at full resolution whatever the key views' is
-MEASURED_SIDE = 96  # pixels, likewise of the frame that is compared with the field's own
+MEASURED_SIDE = 64  # pixels, likewise of the frame that is compared with the field's own
 
 
 @dataclass(frozen=True)

@@ -114,10 +114,12 @@ class PixelDenoiser(nn.Module):
 
     @torch.no_grad()
     def _guess(self, rendering: Rendering, views: Sequence[FieldView], target_view: CameraView) -> Guess:
+        """The rendering with what samples are to keep of it: nothing while the network trains."""
         if not self.config.keep or self.training:
-            return Guess(**vars(rendering), seen=torch.zeros_like(rendering.opacity), kept=rendering.image)
+            nothing = torch.zeros_like(rendering.opacity, dtype=torch.float32)
+            return Guess(**vars(rendering), seen=nothing, kept=rendering.image)
         seen = seen_before(views, target_view, rendering.depth, self.config.keep)
-        share = seen.share * rendering.opacity.clamp(0, 1)
+        share = seen.share * rendering.opacity.float().clamp(0, 1)
         return Guess(**vars(rendering), seen=share, kept=seen.image)
 
     def denoise(
