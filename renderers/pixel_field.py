@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from pytorch3d.renderer import PerspectiveCameras, RayBundle
@@ -183,7 +183,7 @@ class PixelField(nn.Module):
         )
         state = add_linear(seen.features, geometry, self.geometry)
         for layer in self.view_layers:
-            state = add_linear(state, functional.relu(state), layer)
+            state = add_linear(state, functional.relu(state), cast(PointLinear, layer))
         logits = self.view_gates(functional.relu(state))[..., :2].float()
         return state, torch.exp(logits.clamp(-8, 8)) * seen.valid[..., None]
 
