@@ -21,6 +21,7 @@ from scenediff.renderers.volume_network import (
     ModulatedBlock,
     PointNetwork,
     PreparedView,
+    layers_of,
 )
 from scenediff.renderers.volume_rays import absorption, fine_distances
 
@@ -169,11 +170,7 @@ def fits(renderer: VolumeFieldRenderer, device: torch.device) -> bool:
 
 
 def _cut(network: PointNetwork) -> CutNetwork:
-    blocks = [cast(ModulatedBlock, block) for block in network.blocks]
-    first, second = (
-        [(layer.weight, layer.bias) for layer in layers]
-        for layers in ([block.first for block in blocks], [block.second for block in blocks])
-    )
+    first, second = layers_of([cast(ModulatedBlock, block) for block in network.blocks])
     output = network.output.weight, network.output.bias
     return point_kernels.cut_network(first, second, output, network.config.view_blocks)
 

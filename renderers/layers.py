@@ -22,6 +22,7 @@ from torch import Tensor
 
 from scenediff.renderers import depth_maps
 from scenediff.renderers.cameras import ndc_to_pixels_intrinsics
+from scenediff.renderers.opengl import create_context
 
 logger = logging.getLogger(__name__)
 
@@ -186,9 +187,7 @@ class OpenGLDrawer:
     """
 
     def __init__(self, keys: Sequence[KeyView]) -> None:
-        import moderngl  # not at the top: without a GL library the splat must still work
-
-        self._context: Any = moderngl.create_context(standalone=True, backend="egl")
+        self._context = create_context()
         with self._context:
             self._program = self._context.program(_VERTEX_SHADER, fragment_shader=_FRAGMENT_SHADER)
             self._meshes = [self._upload(key) for key in keys]

@@ -338,9 +338,7 @@ class PixelFieldRenderer(nn.Module):
         points = bundle.origins[..., None, :] + bundle.directions[..., None, :] * centres.exp()[:, None]
         likely = torch.zeros(points.shape[:-1], dtype=points.dtype, device=points.device)
         for view in signal.views:
-            grid, depth = project(points.flatten(1, 2), view.cameras, view.photo_size)
-            offset = depth.clamp(min=1e-2).log() - sample_map(view.log_depth.float(), grid)[..., 0]
-            shown = inside(grid, depth) * view.present[:, None]
+            _, offset, shown = behind_surfaces(view, points.flatten(1, 2))
             likely = likely + (shown * torch.exp(-(offset / width).square())).view_as(likely)
         share = config.uniform_share
         total = likely.sum(-1, keepdim=True)
@@ -422,15 +420,27 @@ def map_signal(signal: FieldSignal, function: Callable[[Tensor], Tensor]) -> Fie
     return FieldSignal(tuple(mapped(view) for view in signal.views))
 
 
+def behind_surfaces(view: FieldView, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How far world points (batch, points, 3) lie behind what a view expects to see at their projections.
+
+    Returns:
+        grid (batch, points, 2), see `project`; the difference of log depths (batch, points); and (batch,
+        points) 1 where the view contains the point, else 0.
+    """
+    grid, depth = project(points, view.cameras, view.photo_size)
+    offset = depth.clamp(min=1e-2).log() - sample_map(view.log_depth.float(), grid)[..., 0]
+    return grid, offset, _inside(grid, depth) * view.present[:, None]
+
+
 def _look_up(view: FieldView, points: Tensor) -> SeenPoints:
     with torch.autocast(points.device.type, enabled=False):
         grid, depth = project(points, view.cameras, view.photo_size)
         return SeenPoints(
             sample_map(view.features, grid), grid, depth, sample_map(view.log_depth.float(), grid),
-            sample_map(view.image.float(), grid), inside(grid, depth) * view.present[:, None],
+            sample_map(view.image.float(), grid), _inside(grid, depth) * view.present[:, None],
         )
 
 
-def inside(grid: Tensor, depth: Tensor) -> Tensor:
+def _inside(grid: Tensor, depth: Tensor) -> Tensor:
     """(batch, points) 1 where projected points lie within the image and in front of the camera, else 0."""
     return ((grid.abs() <= 1).all(-1) & (depth > 1e-2)).float()

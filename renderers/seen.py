@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scenediff.renderers.bilinear import sample_map
 from scenediff.renderers.cameras import CameraView
-from scenediff.renderers.pixel_field import FieldSignal, FieldView, inside, prefilter, project
+from scenediff.renderers.pixel_field import FieldSignal, FieldView, behind_surfaces, prefilter
 from scenediff.renderers.rays import ray_bundle
 
 
@@ -45,10 +45,8 @@ def seen_before(views: Sequence[FieldView], view: CameraView, depth: Tensor, tol
         bundle = ray_bundle(view)
         points = bundle.origins + bundle.directions * depth.float().flatten(2).transpose(1, 2)
         for other in prefilter(FieldSignal(tuple(views)), min(view.size)).views:
-            grid, distance = project(points, other.cameras, other.photo_size)
-            expected = sample_map(other.log_depth.float(), grid)[..., 0]
-            apart = (distance.clamp(min=1e-2).log() - expected) / tolerance
-            shares.append(inside(grid, distance) * other.present[:, None] * torch.exp(-apart.square()))
+            grid, behind, shown = behind_surfaces(other, points)
+            shares.append(shown * torch.exp(-(behind / tolerance).square()))
             colours.append(sample_map(other.image.float(), grid))
     share, surest = torch.stack(shares).max(0)  # (batch, rays)
     index = surest[None, ..., None].expand(-1, -1, -1, 3)

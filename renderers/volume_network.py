@@ -122,9 +122,7 @@ class PointNetwork(nn.Module):
     def _through(self, state: Tensor, which: slice, modulation: Modulation) -> Tensor:
         blocks = [cast(ModulatedBlock, block) for block in self.blocks[which]]
         if blocks and self.kernels and residual_blocks.pays(state):
-            first, second = ([(layer.weight, layer.bias) for layer in part] for part in (
-                [block.first for block in blocks], [block.second for block in blocks],
-            ))
+            first, second = layers_of(blocks)
             dtype = torch.get_autocast_dtype(state.device.type)
             return residual_blocks.residual_blocks(state, first, second, modulation[which], dtype)
         for block, scale_shift in zip(blocks, modulation[which], strict=True):
@@ -152,6 +150,15 @@ class PreparedView:
     intrinsics: Tensor
     map: Tensor
     modulation: Modulation
+
+
+Layers = list[tuple[Tensor, Tensor]]  # weight and bias of each
+
+
+def layers_of(blocks: Sequence[ModulatedBlock]) -> tuple[Layers, Layers]:
+    """The first layers of blocks, and their second ones."""
+    first, second = [block.first for block in blocks], [block.second for block in blocks]
+    return [(layer.weight, layer.bias) for layer in first], [(layer.weight, layer.bias) for layer in second]
 
 
 def split_modulation(modulation: Modulation, parts: int) -> list[Modulation]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,8 @@ from typing import Any
 
 import moderngl
 import numpy as np
+
+from scenediff.renderers.opengl import create_context
 
 from .assets import AssetPack
 from .geometry import Geometry
@@ -343,11 +345,7 @@ def _shader(name: str) -> str:
 
 
 def _create_context(device_index: int) -> moderngl.Context:
-    with suppress(ImportError):  # where Mesa draws, it and Triton bring an LLVM each: loaded after Mesa's,
-        import triton  # noqa: F401  Triton's ends the process, and with it whoever loads a model later
     try:
-        return moderngl.create_context(
-            require=430, standalone=True, backend="egl", device_index=device_index
-        )
+        return create_context(require=430, device_index=device_index)
     except Exception as error:  # moderngl raises bare exceptions here
         raise RuntimeError(_REMEDY.format(error=error)) from error

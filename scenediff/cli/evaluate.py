@@ -12,7 +12,15 @@ import tyro
 
 from scenediff.cli.errors import UserError, user_errors
 from scenediff.cli.folders import output_folder
-from scenediff.cli.options import MODELS_OWN, Device, check_at_least, check_steps, resolve_device, say_json
+from scenediff.cli.options import (
+    MODELS_OWN,
+    Device,
+    EvaluationFolder,
+    check_at_least,
+    check_steps,
+    resolve_device,
+    say_json,
+)
 
 FIGURES_FILE = "metrics.json"
 
@@ -35,10 +43,7 @@ class Evaluation:
     """Of everything random."""
     device: Device = "auto"
     """Where to compute; auto takes a CUDA GPU if there is one."""
-    output: Annotated[
-        Path | None,
-        tyro.conf.arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="(default: write nothing)"),
-    ] = None
+    output: EvaluationFolder = None
     """Folder for the figures and for pictures of what was compared."""
     overwrite: bool = False
     """Replace a folder that an earlier evaluation has written."""

@@ -123,3 +123,25 @@ def _take_place(partial: Path, folder: Path) -> None:
     os.rename(folder, old / folder.name)
     os.rename(partial, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def check_run_folder(folder: Path, *, resume: bool) -> None:
+    """Raises a user error for a folder that a training run can neither begin in nor, to resume, go on in."""
+    if resume:
+        check_interrupted(folder)
+    else:
+        check_new_folder(folder)
+
+
+def check_interrupted(folder: Path) -> None:
+    """Raises a user error for a folder without a training run to go on with."""
+    if not (folder / "state").is_dir():
+        raise UserError(f"--resume: {folder} holds no interrupted run")
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raises a user error for a run's folder that holds something."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: name another output folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty: name another folder")

@@ -17,6 +17,10 @@ CameraPath = Literal["sway", "orbit", "spiral", "dolly", "wiggle"]
 MOST_STEPS = 1000  # the noise levels of every model
 MODELS_OWN = tyro.conf.arg(help_behavior_hint="(default: the model's)")
 OutputFolder = Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")]
+EvaluationFolder = Annotated[
+    Path | None,
+    tyro.conf.arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="(default: write nothing)"),
+]
 
 
 def resolve_device(name: Device) -> str:

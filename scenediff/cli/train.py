@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from scenediff.cli.errors import UserError, user_errors
+from scenediff.cli.folders import check_interrupted
 from scenediff.cli.options import OutputFolder, check_at_least, say, say_json
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ class TrainRooms:
             check_at_least(f"--{option.replace('_', '-')}", getattr(self, option), 1)
         if self.size % 64 or self.size <= 0:
             raise UserError(f"--size must be a multiple of the model's 64 pixels, got {self.size}")
-        if self.resume and not (self.output / "state").is_dir():
-            raise UserError(f"--resume: {self.output} holds no interrupted run")
+        if self.resume:
+            check_interrupted(self.output)
         if not self.resume and self.output.is_dir() and any(self.output.iterdir()):
             raise UserError(f"{self.output} is not empty: name another folder or add --resume")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from scenediff.cli.errors import UserError, user_errors
+from scenediff.cli.folders import check_new_folder, check_run_folder
 from scenediff.cli.options import Device, OutputFolder, check_at_least, resolve_device, say, say_json
 
 if TYPE_CHECKING:
@@ -140,10 +141,7 @@ class TrainInversion:
             check_at_least(f"--{option.replace('_', '-')}", getattr(self, option), 0)
         if self.real_share > 1:
             raise UserError(f"--real-share must be at most 1, got {self.real_share:g}")
-        if self.resume and not (self.output / "state").is_dir():
-            raise UserError(f"--resume: {self.output} holds no interrupted run")
-        if not self.resume:
-            check_new_folder(self.output)
+        check_run_folder(self.output, resume=self.resume)
         with user_errors():
             import torch
             from accelerate import PartialState
@@ -166,14 +164,6 @@ class TrainInversion:
         if process.is_main_process:
             say(f"wrote {self.output / CHECKPOINT_FOLDER}")
             say_json(figures)
-
-
-def check_new_folder(folder: Path) -> None:
-    """Raises a user error for a run's folder that holds something."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: name another output folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty: name another folder")
 
 
 def read_images(source: Path, size: int, *, hold_out: bool) -> Tensor:

@@ -12,9 +12,11 @@ import tyro
 
 from scenediff.cli.errors import UserError, user_errors
 from scenediff.cli.evaluate import evaluation_folder
+from scenediff.cli.folders import check_run_folder
 from scenediff.cli.options import (
     MODELS_OWN,
     Device,
+    EvaluationFolder,
     OutputFolder,
     check_at_least,
     check_steps,
@@ -22,7 +24,6 @@ from scenediff.cli.options import (
     say,
     say_json,
 )
-from scenediff.cli.train_inversion import check_new_folder
 
 if TYPE_CHECKING:
     from scenediff.tools.train_motion import MotionRun
@@ -96,10 +97,7 @@ class TrainMotion:
             raise UserError(f"--sprite-share must be at most 1, got {self.sprite_share:g}")
         if not self.gaps or min(self.gaps) < 1:
             raise UserError(f"--gaps must be one or more whole numbers from 1 on, got {self.gaps}")
-        if self.resume and not (self.output / "state").is_dir():
-            raise UserError(f"--resume: {self.output} holds no interrupted run")
-        if not self.resume:
-            check_new_folder(self.output)
+        check_run_folder(self.output, resume=self.resume)
 
     def _settings(self) -> MotionRun:
         from scenediff.datasets.video import PairConfig
@@ -130,10 +128,7 @@ class MotionEvaluation:
     """Of the samples; what they are compared with is always the same."""
     device: Device = "auto"
     """Where to compute; auto takes a CUDA GPU if there is one."""
-    output: Annotated[
-        Path | None,
-        tyro.conf.arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="(default: write nothing)"),
-    ] = None
+    output: EvaluationFolder = None
     """Folder for the figures and for pictures of what was compared."""
     overwrite: bool = False
     """Replace a folder that an earlier evaluation has written."""

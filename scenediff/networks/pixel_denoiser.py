@@ -115,12 +115,15 @@ class PixelDenoiser(nn.Module):
     @torch.no_grad()
     def _guess(self, rendering: Rendering, views: Sequence[FieldView], target_view: CameraView) -> Guess:
         """The rendering with what samples are to keep of it: nothing while the network trains."""
-        if not self.config.keep or self.training:
+        if not self._keeps():
             nothing = torch.zeros_like(rendering.opacity, dtype=torch.float32)
             return Guess(**vars(rendering), seen=nothing, kept=rendering.image)
         seen = seen_before(views, target_view, rendering.depth, self.config.keep)
         share = seen.share * rendering.opacity.float().clamp(0, 1)
         return Guess(**vars(rendering), seen=share, kept=seen.image)
+
+    def _keeps(self) -> bool:
+        return bool(self.config.keep) and not self.training
 
     def denoise(
         self, noisy: Tensor, timesteps: Tensor, context: EncodedContext, target_view: CameraView
@@ -133,8 +136,9 @@ class PixelDenoiser(nn.Module):
         )
         maps = self._read(self.target_stem(inputs), timesteps, role=1)
         features, log_depth, image = self._split(maps)
-        log_depth = torch.lerp(log_depth, rendering.depth.float().log(), rendering.seen)
-        image = torch.lerp(image, rendering.kept.float(), rendering.seen)
+        if self._keeps():
+            log_depth = torch.lerp(log_depth, rendering.depth.float().log(), rendering.seen)
+            image = torch.lerp(image, rendering.kept.float(), rendering.seen)
         present = torch.ones_like(noisy[:, 0, 0, 0])
         view = FieldView(target_view.cameras, features, log_depth, image, present)
         return FieldSignal((*context.signal.views, view))
