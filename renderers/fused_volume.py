@@ -48,13 +48,9 @@ class FusedMarch:
         self.config, self.sampled = renderer.config, signal.sampled
         self.columns = STANDARD_RGB + 1 + (self.config.feature_channels if features else 0)
         self.networks, self.prepared = renderer.networks(signal.sampled), prepared
-        self.cuts: dict[int, CutNetwork] = {}
+        self.own = [_looks_along(seen, view) for seen in signal.views]
         self.packs: dict[tuple[int, int, int], PackedBlocks] = {}
-        own = [_looks_along(seen, view) for seen in signal.views]
-        self.eyes = [
-            [_eye(network, seen, is_own) for seen, is_own in zip(views, own, strict=True)]
-            for network, views in zip(self.networks, prepared, strict=True)
-        ]
+        self.eyes: dict[tuple[int, int], Eye] = {}
 
     def march(
         self, origins: Tensor, directions: Tensor, even: Tensor, uniform: Tensor | None,
@@ -99,7 +95,7 @@ class FusedMarch:
         """(batch, points, width): the sum of what the first views say."""
         told = None
         for view in range(views):
-            states = rays.embed(self.eyes[index][view])
+            states = rays.embed(self._eye(index, view))
             self._pack(index, view, STATE).run(states, told, 1.0, states)
             told = states
         return told
@@ -124,17 +120,23 @@ class FusedMarch:
         views = len(self.prepared[index])
         if told is None:
             told = self._tell(index, rays, views - 1)
-        states = rays.embed(self.eyes[index][-1])
+        states = rays.embed(self._eye(index, views - 1))
         packed = self._pack(index, views - 1, wanted)
         packed.run(states, told, 1 / views, result, samples=rays.distances.shape[-1], first=first)
+
+    def _eye(self, index: int, view: int) -> Eye:
+        """How a network looks into a view; made when it is needed, as the GPU waits for the first one."""
+        key = index, view
+        if key not in self.eyes:
+            self.eyes[key] = _eye(self.networks[index], self.prepared[index][view], self.own[view])
+        return self.eyes[key]
 
     def _pack(self, index: int, view: int, wanted: int) -> PackedBlocks:
         """A network's blocks for one view; packed once, however many parts the rays come in."""
         key = index, view, wanted
         if key not in self.packs:
-            if index not in self.cuts:
-                self.cuts[index] = _cut(self.networks[index])
-            self.packs[key] = self.cuts[index].pack(self.prepared[index][view].modulation, wanted)
+            cut = kept_cut(self.networks[index])
+            self.packs[key] = cut.pack(self.prepared[index][view].modulation, wanted)
         return self.packs[key]
 
 
@@ -167,6 +169,14 @@ def fits(renderer: VolumeFieldRenderer, device: torch.device) -> bool:
         and min(config.view_blocks, config.joint_blocks) > 0
         and point_kernels.runs_on(device)
     )
+
+
+def kept_cut(network: PointNetwork) -> CutNetwork:
+    """A network's cut weights, cut again only when one of them has changed."""
+    weights = tuple((weight.data_ptr(), weight._version) for weight in network.parameters())
+    if network.kept_cut is None or network.kept_cut[0] != weights:
+        network.kept_cut = weights, _cut(network)
+    return network.kept_cut[1]
 
 
 def _cut(network: PointNetwork) -> CutNetwork:

@@ -34,6 +34,7 @@ SHARED_MEMORY = STAGES * SLAB[0] * SLAB[1] * 2 + TILE * WIDTH * 2 + 16 * STAGES 
 STATE, DENSITY, OUTPUTS = 0, 1, 2  # what a run may give
 ENCODED = 64  # columns of an encoded position, zeros included
 RAW = 3
+INTEGRATE_WARPS = 4
 EMBED_POINTS, EMBED_CHANNELS = 32, 64  # of a block at a time; with more, registers spill
 
 
@@ -281,7 +282,7 @@ def integrate(
 
     Args:
         outputs: (batch, rays, samples, columns) of the last layer: colour logits, density, features.
-        distances: (batch, rays, samples) in any order.
+        distances: (batch, rays, samples) positive, in any order.
     """
     batch, rays, samples, columns = outputs.shape
     values = outputs.new_empty(batch, rays, columns - 1)
@@ -289,7 +290,7 @@ def integrate(
     if batch * rays:
         _integrate[(batch * rays,)](
             outputs, distances.contiguous(), values, distance, opacity, *background, SAMPLES=samples,
-            WIDE=triton.next_power_of_2(samples), COLUMNS=columns, num_warps=8,
+            WIDE=triton.next_power_of_2(samples), COLUMNS=columns, num_warps=INTEGRATE_WARPS,
         )
     return values, distance, opacity
 
@@ -394,26 +395,24 @@ if triton is not None:
         i = tl.arange(0, WIDE)
         keep = i < SAMPLES
         d = tl.load(distances + ray * SAMPLES + i, mask=keep, other=float("inf"))
-        density = tl.load(outputs + (ray * SAMPLES + i) * COLUMNS + 3, mask=keep, other=0.0)
-        other = d[None, :]
-        behind = (other > d[:, None]) | ((other == d[:, None]) & (i[None, :] > i[:, None]))
-        behind = behind & keep[None, :]
-        before = (i[None, :] != i[:, None]) & keep[None, :] & (behind == 0)
-        following = tl.min(tl.where(behind, other, float("inf")), 1)
-        preceding = tl.max(tl.where(before, other, float("-inf")), 1)
-        step = tl.where(following == float("inf"), d - preceding, following - d)
+        # distances are positive, so that their bits sort as they do; equal ones keep their order
+        key = tl.sort((d.to(tl.int32, bitcast=True).to(tl.int64) << 32) | i)
+        d = (key >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+        sample = ray * SAMPLES + (key & 0xFFFF)
+        density = tl.load(outputs + sample * COLUMNS + 3, mask=keep, other=0.0)
+        step = tl.gather(d, tl.minimum(i + 1, SAMPLES - 1), 0) - d
+        last = d - tl.gather(d, tl.maximum(i - 1, 0), 0)
+        step = tl.where(keep, tl.where(i == SAMPLES - 1, last, step), 0.0)
         passed = tl.exp(-tl.maximum(density, 0.0) * step)
-        passed = tl.where(keep, passed, 1.0)
-        alpha = 1.0 - passed
         logs = tl.log(passed + 1e-10)
-        weight = alpha * tl.exp(tl.sum(tl.where(before, logs[None, :], 0.0), 1))
+        weight = (1.0 - passed) * tl.exp(tl.cumsum(logs, 0) - logs)
         covered = tl.sum(weight, 0)
         tl.store(opacity + ray, covered)
         tl.store(distance + ray, tl.sum(weight * tl.where(keep, d, 0.0), 0))
         for start in tl.static_range(0, COLUMNS, 32):
             column = start + tl.arange(0, 32)
             inside = keep[:, None] & (column < COLUMNS)[None, :]
-            at = (ray * SAMPLES + i)[:, None] * COLUMNS + column[None, :]
+            at = sample[:, None] * COLUMNS + column[None, :]
             value = tl.load(outputs + at, mask=inside, other=0.0)
             value = tl.where((column < 3)[None, :], tl.sigmoid(value), value)
             total = tl.sum(value * weight[:, None], 0)

@@ -2,7 +2,8 @@
 
 Of every block only its input is kept; the backward pass computes the hidden layer again, one of seven matrix
 products. The scale and shift of an element's noise level are folded into its weights beforehand, so that the
-only elementwise work left is that of the two ReLUs and of the sum.
+only elementwise work left is that of the two ReLUs and of the sum. What is elementwise is summed over points
+for the biases' gradients in the same pass.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ try:
 except ImportError:  # no wheels for some platforms: plain PyTorch then
     triton = None
 
+ROWS, PROGRAMS = 16, 528  # points of a pass of the kernels below, and passes at a time
 PARTS = 16  # of a sum over points, so that the matrix units of all multiprocessors take part
 
 
@@ -59,13 +61,14 @@ class _ResidualBlocks(torch.autograd.Function):
         ctx: Any, state: Tensor, first: Tensor, bias: Tensor, second: Tensor, second_bias: Tensor
     ) -> Tensor:
         states = [state.contiguous()]
-        for k in range(len(second)):
-            following = torch.empty_like(states[-1])
-            for element, x in enumerate(states[-1]):
-                hidden = _hidden(x, first[element, k], bias[element, k])
-                torch.addmm(second_bias[k], hidden, second[k].t(), out=following[element])
-                following[element].add_(x)
-            states.append(following)
+        states += [torch.empty_like(states[0]) for _ in second]
+        for element, start in enumerate(states[0]):
+            active = start.relu()
+            for k in range(len(second)):
+                hidden = _hidden(active, first[element, k], bias[element, k])
+                following = states[k + 1][element]
+                torch.addmm(second_bias[k], hidden, second[k].t(), out=following)
+                _add_and_clip(following, states[k][element], active)
         ctx.save_for_backward(first, bias, second, *states[:-1])
         return states[-1]
 
@@ -74,24 +77,25 @@ class _ResidualBlocks(torch.autograd.Function):
         first, bias, second, *states = ctx.saved_tensors
         gradient = gradient.clone(memory_format=torch.contiguous_format)
         grads = [torch.zeros_like(part, dtype=torch.float32) for part in (first, bias, second, second[:, 0])]
-        for k in reversed(range(len(second))):
-            for element, (x, g) in enumerate(zip(states[k], gradient, strict=True)):
-                active = x.relu()
-                hidden = _hidden(x, first[element, k], bias[element, k], active)
+        for element, g in enumerate(gradient):
+            total = g.sum(0, dtype=torch.float32)
+            for k in reversed(range(len(second))):
+                active = states[k][element].relu()
+                hidden = _hidden(active, first[element, k], bias[element, k])
                 grads[2][k] += _outer(g, hidden)
-                grads[3][k] += g.sum(0, dtype=torch.float32)
-                inner = torch.ops.aten.threshold_backward(g @ second[k], hidden, 0)
+                grads[3][k] += total
+                inner = g @ second[k]
+                grads[1][element, k] = _keep_where_positive(inner, hidden)
                 del hidden
                 grads[0][element, k] = _outer(inner, active)
-                grads[1][element, k] = inner.sum(0, dtype=torch.float32)
-                _add_where_positive(g, inner @ first[element, k], x)
+                total = _keep_where_positive(inner @ first[element, k], active, g)
         dtypes = (first.dtype, bias.dtype, second.dtype, second.dtype)
         return gradient, *(part.to(dtype) for part, dtype in zip(grads, dtypes, strict=True))
 
 
-def _hidden(x: Tensor, weight: Tensor, bias: Tensor, active: Tensor | None = None) -> Tensor:
-    """relu(relu(x) weight^T + bias), the second ReLU by the matrix product's own epilogue."""
-    return torch._addmm_activation(bias, x.relu() if active is None else active, weight.t())
+def _hidden(active: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """relu(active weight^T + bias), the ReLU by the matrix product's own epilogue."""
+    return torch._addmm_activation(bias, active, weight.t())
 
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:
@@ -101,23 +105,62 @@ def _outer(left: Tensor, right: Tensor) -> Tensor:
     return torch.bmm(left.mT, right).sum(0, dtype=torch.float32)
 
 
-def _add_where_positive(total: Tensor, change: Tensor, sign: Tensor) -> None:
-    """total += change, where `sign` is positive."""
-    if triton is None or not total.is_cuda:
-        total += change * (sign > 0)
+def _add_and_clip(total: Tensor, change: Tensor, clipped: Tensor) -> None:
+    """total += change, clipped = relu(total)."""
+    if not _has_kernels(total):
+        torch.clamp(total.add_(change), min=0, out=clipped)
         return
     count = total.numel()
-    _add_where[(triton.cdiv(count, 4096),)](total, change, sign, count, BLOCK=4096, num_warps=8)
+    _add_clip[(triton.cdiv(count, 4096),)](total, change, clipped, count, BLOCK=4096, num_warps=8)
+
+
+def _keep_where_positive(change: Tensor, sign: Tensor, total: Tensor | None = None) -> Tensor:
+    """Sets `change` to 0 where `sign` is not positive, or adds what is left to `total`; (columns,) its sum.
+
+    Returns:
+        float32 sums over points of `change`, or of the new `total`.
+    """
+    into = change if total is None else total
+    if not _has_kernels(change) or change.shape[1] & (change.shape[1] - 1):
+        kept = change * (sign > 0)
+        into.copy_(kept if total is None else total + kept)
+        return into.sum(0, dtype=torch.float32)
+    rows, width = change.shape
+    programs = min(PROGRAMS, triton.cdiv(rows, ROWS))
+    sums = change.new_empty(programs, width, dtype=torch.float32)
+    _gate[(programs,)](
+        change, sign, into, sums, rows, ADD=total is not None, WIDTH=width, ROWS=ROWS, num_warps=8
+    )
+    return sums.sum(0)
+
+
+def _has_kernels(x: Tensor) -> bool:
+    return triton is not None and x.is_cuda
 
 
 if triton is not None:
 
     @triton.jit
-    def _add_where(total, change, sign, count, BLOCK: tl.constexpr):
+    def _add_clip(total, change, clipped, count, BLOCK: tl.constexpr):
         i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         keep = i < count
-        before = tl.load(total + i, mask=keep, other=0.0).to(tl.float32)
-        added = tl.load(change + i, mask=keep, other=0.0).to(tl.float32)
-        positive = tl.load(sign + i, mask=keep, other=0.0) > 0
-        after = before + tl.where(positive, added, 0.0)
+        after = tl.load(total + i, mask=keep, other=0.0).to(tl.float32)
+        after += tl.load(change + i, mask=keep, other=0.0).to(tl.float32)
         tl.store(total + i, after.to(total.dtype.element_ty), mask=keep)
+        tl.store(clipped + i, tl.maximum(after, 0.0).to(clipped.dtype.element_ty), mask=keep)
+
+    @triton.jit
+    def _gate(change, sign, into, sums, rows, ADD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr):
+        column = tl.arange(0, WIDTH)
+        total = tl.zeros([WIDTH], dtype=tl.float32)
+        for start in range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS):
+            row = start + tl.arange(0, ROWS)
+            at = row.to(tl.int64)[:, None] * WIDTH + column[None, :]
+            keep = (row < rows)[:, None]
+            value = tl.load(change + at, mask=keep, other=0.0).to(tl.float32)
+            value = tl.where(tl.load(sign + at, mask=keep, other=0.0) > 0, value, 0.0)
+            if ADD:
+                value += tl.load(into + at, mask=keep, other=0.0).to(tl.float32)
+            tl.store(into + at, value.to(into.dtype.element_ty), mask=keep)
+            total += tl.sum(value, 0)
+        tl.store(sums + tl.program_id(0) * WIDTH + column, total)

@@ -382,8 +382,37 @@ def patch_pixels(view: PatchView) -> tuple[Tensor, Tensor]:
     return rows, columns
 
 
+@dataclass(frozen=True)
+class LatentCode:
+    """A signal: codes with what the generator makes of them, so that several views render it once.
+
+    Attributes:
+        w_plus: (batch, num_latents, style_dim).
+        image: (batch, 3, size, size) with the stored noise, not clamped.
+    """
+
+    w_plus: Tensor
+    image: Tensor
+
+    def detach(self) -> LatentCode:
+        """Without gradients."""
+        return LatentCode(self.w_plus.detach(), self.image.detach())
+
+    def repeated(self, batch: int) -> LatentCode:
+        """Each element as often, one after the other, as makes that batch."""
+        return LatentCode(repeated(self.w_plus, batch), repeated(self.image, batch))
+
+
+def repeated(x: Tensor, batch: int) -> Tensor:
+    """(batch, ...): each element of `x` as often, one after the other."""
+    return x if len(x) == batch else x.repeat_interleave(batch // len(x), 0)
+
+
 class GeneratorForward(nn.Module):
-    """The forward model (see `scenediff.forward`): signals are w+, views `PatchView`s. It is not trained."""
+    """The forward model (see `scenediff.forward`): signals are `LatentCode`s, views `PatchView`s.
+
+    It is not trained.
+    """
 
     def __init__(self, generator: Generator):
         super().__init__()
@@ -394,9 +423,13 @@ class GeneratorForward(nn.Module):
         """Pixels of a side of the whole image."""
         return self.generator.config.size
 
-    def render(self, signal: Tensor, view: PatchView) -> Tensor:
-        """The patches of the images of w+ (batch, num_latents, style_dim), with the stored noise."""
-        return crop(self.generator(signal), view)
+    def code(self, w_plus: Tensor) -> LatentCode:
+        """The signal of codes (batch, num_latents, style_dim)."""
+        return LatentCode(w_plus, self.generator(w_plus))
+
+    def render(self, signal: LatentCode, view: PatchView) -> Tensor:
+        """The patches of a signal's images."""
+        return crop(signal.image, view)
 
 
 # --- the public checkpoint layout ----------------------------------------------------------------

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +103,7 @@ class PointNetwork(nn.Module):
         self.blocks = nn.ModuleList([ModulatedBlock(width) for _ in range(blocks)])
         self.output = nn.Linear(width, STANDARD_RGB + 1 + config.feature_channels)
         self.kernels = True
+        self.kept_cut: tuple[tuple, Any] | None = None  # the weights' versions and `fused_volume.kept_cut`
 
     def modulations(self, timesteps: Tensor) -> Modulation:
         """The scales and shifts of all blocks at (batch,) timesteps."""
@@ -173,10 +174,15 @@ def look(network: PointNetwork, view: PreparedView, points: Tensor) -> Tensor:
         local = points @ view.world_to_cam[:, :3, :3].transpose(1, 2) + view.world_to_cam[:, None, :3, 3]
         image = local @ view.intrinsics.transpose(1, 2)
         position = image[..., :2] / (image[..., 2:] + 1e-9)
-        sides = position.new_tensor([view.map.shape[-1], view.map.shape[-2]])
+        sides = constants([view.map.shape[-1], view.map.shape[-2]], position)
         edges = (2 * (position * (sides - 1)) + 1) / sides - 1  # from pixel centres at 0 and 1
         seen = sample_map(view.map, edges)
     return network.describe(local, seen, view.modulation)
+
+
+def constants(values: Sequence[float], like: Tensor) -> Tensor:
+    """(values,) filled in on the device: copied from the CPU, they could not be part of a CUDA graph."""
+    return torch.cat([like.new_full((1,), value) for value in values])
 
 
 def look_all(network: PointNetwork, views: Sequence[PreparedView], points: Tensor) -> Tensor:
@@ -202,7 +208,7 @@ def encode_position(local: Tensor, config: VolumeConfig) -> Tensor:
     """(..., 3 + 6 octaves): coordinates, then for each octave all sines, then all cosines."""
     frequencies = config.frequency * 2.0 ** torch.arange(config.octaves, device=local.device)
     frequencies = frequencies.to(local.dtype).repeat_interleave(2)[:, None]
-    phases = local.new_tensor([0.0, math.pi / 2]).repeat(config.octaves)[:, None]
+    phases = constants([0.0, math.pi / 2], local).repeat(config.octaves)[:, None]
     waves = torch.addcmul(phases, local[..., None, :], frequencies).sin()
     return torch.cat([local, waves.flatten(-2)], dim=-1)
 

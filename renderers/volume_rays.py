@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from scenediff.renderers.cameras import PinholeView
-from scenediff.renderers.volume_network import STANDARD_RGB
+from scenediff.renderers.volume_network import STANDARD_RGB, constants
 
 EMPTY_MASS = 1e-5  # added to every bin's weight; a bin with less takes no part in the inversion
 
@@ -103,7 +103,7 @@ def integrate(
     weights = torch.zeros_like(weights).scatter(-1, order, weights)  # back to the order of the values
     with torch.autocast(values.device.type, enabled=False):
         total = (weights[..., None, :] @ values)[..., 0, :]
-    colour = total[..., :STANDARD_RGB] + (1 - opacity)[..., None] * total.new_tensor(background)
+    colour = total[..., :STANDARD_RGB] + (1 - opacity)[..., None] * constants(background, total)
     return torch.cat([2 * colour - 1, total[..., STANDARD_RGB:]], dim=-1), distance, opacity
 
 

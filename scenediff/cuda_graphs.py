@@ -51,6 +51,7 @@ class RecordedGradients:
             for _ in range(WARM_UP):
                 self.function(*own)
         torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.empty_cache()  # a graph has memory of its own, and while recording none can be given back
         graph = torch.cuda.CUDAGraph()
         # other threads go on copying rendered rooms to the device meanwhile
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):

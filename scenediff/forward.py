@@ -87,6 +87,15 @@ class Denoiser(Protocol):
 
 
 @runtime_checkable
+class SelfConditionedDenoiser(Denoiser, Protocol):
+    """A denoiser that starts from its estimate of the step before (Chen et al. 2022, arXiv:2208.04202)."""
+
+    def with_estimate(self, context: EncodedContext, signal: Signal) -> EncodedContext:
+        """The context, with what `denoise` returned for it in the step before, without its gradients."""
+        ...
+
+
+@runtime_checkable
 class PairedDenoiser(Denoiser, Protocol):
     """A denoiser that runs with and without its context in one batch, which guidance then needs only once."""
 

@@ -51,12 +51,12 @@ class InversionSampling:
 
     Attributes:
         scheduler: "ddim", "ddpm" or "dpmsolver++".
-        steps: denoising steps.
+        steps: denoising steps; even, as every second one corrects what the one before it found.
         guidance_scale: 1 for the model's own distribution.
     """
 
-    scheduler: str = "ddim"
-    steps: int = 10
+    scheduler: str = "dpmsolver++"
+    steps: int = 4
     guidance_scale: float = 1.0
 
 
@@ -177,25 +177,27 @@ class InversionPipeline:
             seeds: one for each code, those of the first patch first.
         """
         count, size = len(known.image) * num_samples, self.renderer.size
-        context = Observation(known.image.repeat_interleave(num_samples, 0), known.view.repeated(num_samples))
         steps = self.defaults.steps if steps is None else steps
         guidance_scale = self.defaults.guidance_scale if guidance_scale is None else guidance_scale
         sources = generators(seeds)
         with precision_on(self.device):
-            w_plus, _ = sample(
+            code, _ = sample(
                 self.denoiser, self.renderer, make_scheduler(self.defaults.scheduler, self.scheduler),
-                [context], whole_image(size, count, self.device),
+                [known], whole_image(size, count, self.device),
                 draw_noise((3, size, size), sources, self.device), steps=steps,
                 guidance_scale=guidance_scale, step_generators=sources, callback=counted(progress, steps),
             )
-        return show(self.generator, w_plus.float(), context.view)
+        view = known.view.repeated(num_samples)
+        if code.image.dtype == code.w_plus.dtype == torch.float32 and self.device.type == "cpu":
+            return Inversion(code.w_plus, code.image.clamp(-1, 1), view)
+        return show(self.generator, code.w_plus.float(), view)
 
     @torch.no_grad()
     def deterministic(self, known: Observation) -> Inversion:
         """The deterministic branch's codes: one average guess for each patch."""
         whole = whole_image(self.renderer.size, len(known.image), self.device)
         with precision_on(self.device):
-            guess = self.denoiser.encode([known], whole).signal
+            guess = self.denoiser.encode([known], whole).signal.w_plus
         return show(self.generator, guess.float(), known.view)
 
     def save(self, folder: str | Path) -> None:

@@ -15,7 +15,16 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from scenediff.forward import Denoiser, EncodedContext, ForwardModel, Observation, Signal
+from scenediff.forward import (
+    Denoiser,
+    EncodedContext,
+    ForwardModel,
+    Observation,
+    SelfConditionedDenoiser,
+    Signal,
+)
+
+STEPS_IN_TURN = 6  # a self-conditioned denoiser starts from its estimate this share of the levels earlier
 
 
 @dataclass(frozen=True)
@@ -93,26 +102,41 @@ def forward_model_loss(
         drop: (batch,) bool, elements that train without their context (classifier-free guidance).
         weights: the terms' weights.
         regularizers: functions of (signal, encoded context, batch, snr weight) that return further terms.
+
+    A self-conditioned denoiser is scored twice: first at a noisier level of the same noise, from its context
+    alone, and then from that estimate. The terms are the means of both.
     """
     weights = weights or LossWeights()
     target = batch.target
-    level_weight = snr_weight(scheduler.alphas_cumprod, timesteps, weights)
-    noisy = scheduler.add_noise(target.image, noise, timesteps)
-
     encoded = denoiser.encode(batch.context, target.view, drop)
-    signal = denoiser.denoise(noisy, timesteps, encoded, target.view)
+    terms = {"deterministic": weights.deterministic * squared_error(encoded.image, target.image).mean()}
+    self_conditioned = isinstance(denoiser, SelfConditionedDenoiser)
+    levels = len(scheduler.alphas_cumprod)
+    earlier = (timesteps + levels // STEPS_IN_TURN).clamp(max=levels - 1)
+    turns = [earlier, timesteps] if self_conditioned else [timesteps]
+    for level in turns:
+        noisy = scheduler.add_noise(target.image, noise, level)
+        signal = denoiser.denoise(noisy, level, encoded, target.view)
+        level_weight = snr_weight(scheduler.alphas_cumprod, level, weights)
+        for name, term in _signal_terms(forward, signal, batch, level_weight, weights).items():
+            terms[name] = terms.get(name, 0) + term / len(turns)
+        if self_conditioned and level is not turns[-1]:
+            encoded = denoiser.with_estimate(encoded, signal)
+    for regularizer in regularizers:
+        terms.update(regularizer(signal, encoded, batch, level_weight))
+    return terms
 
-    scored = batch.scored_target or target
+
+def _signal_terms(
+    forward: ForwardModel, signal: Signal, batch: TrainingBatch, level_weight: Tensor, weights: LossWeights
+) -> dict[str, Tensor]:
+    """The terms of the sampled signal: at the target view and, if there is one, at the novel view."""
+    scored = batch.scored_target or batch.target
     error = squared_error(forward.render(signal, scored.view), scored.image)
-    terms = {
-        "target": weights.target * (level_weight * error).mean(),
-        "deterministic": weights.deterministic * squared_error(encoded.image, target.image).mean(),
-    }
+    terms = {"target": weights.target * (level_weight * error).mean()}
     if batch.novel is not None:
         novel_error = squared_error(forward.render(signal, batch.novel.view), batch.novel.image)
         terms["novel"] = weights.novel * novel_error.mean()
-    for regularizer in regularizers:
-        terms.update(regularizer(signal, encoded, batch, level_weight))
     return terms
 
 

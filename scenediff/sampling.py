@@ -20,6 +20,7 @@ from scenediff.forward import (
     ForwardModel,
     Observation,
     PairedDenoiser,
+    SelfConditionedDenoiser,
     Signal,
     View,
 )
@@ -192,17 +193,16 @@ def _estimator(
 ) -> Estimator:
     """From noisy images and timesteps to the conditional signal and the guided clean estimate."""
     if guidance_scale == 1:
-        encoded = denoiser.encode(context, view)
-        return lambda noisy, timesteps: _estimate(denoiser, forward, noisy, timesteps, encoded, view)
+        return _Estimates(denoiser, forward, denoiser.encode(context, view), view)
     if isinstance(denoiser, PairedDenoiser):
         return _paired_estimator(denoiser, forward, context, view, guidance_scale)
     hidden = torch.ones(batch, dtype=torch.bool, device=context[0].image.device)
-    encoded = denoiser.encode(context, view)
-    unconditional = denoiser.encode(context, view, drop=hidden)
+    conditional = _Estimates(denoiser, forward, denoiser.encode(context, view), view)
+    unconditional = _Estimates(denoiser, forward, denoiser.encode(context, view, drop=hidden), view)
 
     def guided(noisy: Tensor, timesteps: Tensor) -> tuple[Signal, Tensor]:
-        signal, clean = _estimate(denoiser, forward, noisy, timesteps, encoded, view)
-        _, blind = _estimate(denoiser, forward, noisy, timesteps, unconditional, view)
+        signal, clean = conditional(noisy, timesteps)
+        _, blind = unconditional(noisy, timesteps)
         return signal, blind + guidance_scale * (clean - blind)
 
     return guided
@@ -212,27 +212,28 @@ def _paired_estimator(
     denoiser: PairedDenoiser, forward: ForwardModel, context: Sequence[Observation], view: View,
     guidance_scale: float,
 ) -> Estimator:
-    encoded, both_views = denoiser.encode_pair(context, view)
+    estimates = _Estimates(denoiser, forward, *denoiser.encode_pair(context, view))
 
     def guided(noisy: Tensor, timesteps: Tensor) -> tuple[Signal, Tensor]:
         twice = torch.cat([noisy, noisy]), torch.cat([timesteps, timesteps])
-        signal, both = _estimate(denoiser, forward, *twice, encoded, both_views)
+        signal, both = estimates(*twice)
         clean, blind = both.chunk(2)
         return denoiser.first_of_pair(signal), blind + guidance_scale * (clean - blind)
 
     return guided
 
 
-def _estimate(
-    denoiser: Denoiser,
-    forward: ForwardModel,
-    noisy: Tensor,
-    timesteps: Tensor,
-    encoded: EncodedContext,
-    view: View,
-) -> tuple[Signal, Tensor]:
-    signal = denoiser.denoise(noisy, timesteps, encoded, view)
-    return signal, forward.render(signal, view)
+class _Estimates:
+    """Signals and their renderings, step by step; each may start from the one before."""
+
+    def __init__(self, denoiser: Denoiser, forward: ForwardModel, encoded: EncodedContext, view: View):
+        self.denoiser, self.forward, self.encoded, self.view = denoiser, forward, encoded, view
+
+    def __call__(self, noisy: Tensor, timesteps: Tensor) -> tuple[Signal, Tensor]:
+        signal = self.denoiser.denoise(noisy, timesteps, self.encoded, self.view)
+        if isinstance(self.denoiser, SelfConditionedDenoiser):
+            self.encoded = self.denoiser.with_estimate(self.encoded, signal)
+        return signal, self.forward.render(signal, self.view)
 
 
 def _step(scheduler, clean: Tensor, step: Tensor, noisy: Tensor, step_generators) -> Tensor:

@@ -64,7 +64,7 @@ def test_the_denoised_target_is_the_whole_image(pipeline):
         whole = place_patch(torch.zeros(3, 16, 16), 16, None, None)
         encoded = pipeline.denoiser.encode([Observation(patch()[None], view)], whole)
         wanted = pipeline.denoiser.denoise(noise, torch.tensor([999]), encoded, whole)
-    assert torch.allclose(drawn.w_plus, wanted, atol=1e-4)
+    assert torch.allclose(drawn.w_plus, wanted.w_plus, atol=1e-4)
 
 
 def test_places():
@@ -110,9 +110,9 @@ def test_wrong_checkpoints(pipeline, tmp_path):
     bad[..., 0] = torch.nan
     save_file({**weights, "renderer.generator.conv1.conv.weight": bad}, folder / "weights.safetensors")
     rejects("conv1.conv.weight has values that are not finite")
-    others = {name: value for name, value in weights.items() if name != "offset"}
+    others = {name: value for name, value in weights.items() if name != "head"}
     save_file(others, folder / "weights.safetensors")
-    rejects("weights don't fit config.json.*offset")
+    rejects("weights don't fit config.json.*head")
     sizes = {**config["generator"], "size": 32}
     (folder / "config.json").write_text(json.dumps({**config, "generator": sizes}))
     rejects("settings missing or unknown")

@@ -147,7 +147,7 @@ def test_distances_between_distributions():
     """The generator's own images are nearest to others of its own."""
     trials = InversionTrials(6, 3, 2, distribution=24)
     figures = distribution_figures(tiny_inversion(), trials, torch.Generator().manual_seed(0))
-    name = "fd_efficientnet_lite0_"
+    name = "fd_stage_"
     assert 0 < figures[name + "generator"] < figures[name + "deterministic"]
     assert figures["distance_ratio_to_baseline"] == pytest.approx(
         figures[name + "sample"] / figures[name + "deterministic"]

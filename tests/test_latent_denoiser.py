@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_inversion import NETWORK, SIZES, tiny_generator, tiny_inversion
 
-from scenediff.forward import Denoiser, Observation
+from scenediff.forward import Denoiser, Observation, SelfConditionedDenoiser
 from scenediff.inversion_pipeline import build_inversion
 from scenediff.renderers.stylegan2 import PatchView, patch_view, whole_image
 
@@ -26,8 +26,8 @@ def test_an_untrained_denoiser_shows_the_mean_image():
     assert isinstance(network, Denoiser)
     encoded = network.encode([observation(2, 3)], whole_image(16, 2))
     mean = network.renderer.generator.latent_avg.expand(2, SIZES.num_latents, -1)
-    assert torch.allclose(encoded.signal, mean, atol=1e-6)
-    assert torch.allclose(encoded.image, network.renderer.render(mean, whole_image(16, 2)), atol=1e-5)
+    assert torch.allclose(encoded.signal.w_plus, mean, atol=1e-6)
+    assert torch.allclose(encoded.image, network.renderer.generator(mean), atol=1e-5)
 
 
 def test_the_context_is_laid_out_in_its_place(denoiser):
@@ -51,7 +51,7 @@ def test_everything_given_has_an_effect(denoiser):
         view = patch_view(target_top, 0, (10, 10), 2)
         noisy = torch.randn(2, 3, 10, 10, generator=torch.Generator().manual_seed(noise_seed))
         encoded = denoiser.encode(context, view)
-        return denoiser.denoise(noisy, torch.full((2,), time), encoded, view)
+        return denoiser.denoise(noisy, torch.full((2,), time), encoded, view).w_plus
 
     usual = code()
     assert usual.shape == (2, SIZES.num_latents, SIZES.style_dim)
@@ -63,7 +63,7 @@ def test_everything_given_has_an_effect(denoiser):
 @torch.no_grad()
 def test_hidden_contexts_make_no_difference(denoiser):
     whole, drop = whole_image(16, 2), torch.tensor([True, False])
-    codes = [denoiser.encode([observation(2, 3, seed=seed)], whole, drop).signal for seed in (0, 1)]
+    codes = [denoiser.encode([observation(2, 3, seed=seed)], whole, drop).signal.w_plus for seed in (0, 1)]
     assert torch.equal(codes[0][0], codes[1][0])
     assert (codes[0][1] - codes[1][1]).abs().max() > 1e-4
 
@@ -73,11 +73,39 @@ def test_elements_of_a_batch_are_apart(denoiser):
     """Each has a place of its own; alone, it gives the same code."""
     image = torch.randn(3, 3, 5, 4)
     view = PatchView(torch.tensor([0, 3, 11]), torch.tensor([12, 6, 0]), (5, 4))
-    together = denoiser.encode([Observation(image, view)], whole_image(16, 3)).signal
+    together = denoiser.encode([Observation(image, view)], whole_image(16, 3)).signal.w_plus
     for index in range(3):
         one = slice(index, index + 1)
-        alone = denoiser.encode([Observation(image[one], view.part(one))], whole_image(16, 1)).signal
+        known = Observation(image[one], view.part(one))
+        alone = denoiser.encode([known], whole_image(16, 1)).signal.w_plus
         assert torch.allclose(alone, together[one], atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_corrected_code_is_not_corrected_again(denoiser):
+    """Steps begin with the guess and with what the step before made of it, in turn."""
+    whole = whole_image(16, 2)
+    context = denoiser.encode([observation(2, 3)], whole)
+    assert isinstance(denoiser, SelfConditionedDenoiser)
+    noisy, time = torch.randn(2, 3, 16, 16), torch.tensor([300, 500])
+    first = denoiser.denoise(noisy, time, context, whole)
+    second_context = denoiser.with_estimate(context, first)
+    second = denoiser.denoise(noisy, time, second_context, whole)
+    assert not torch.allclose(second.w_plus, first.w_plus, atol=1e-4)
+    again = denoiser.denoise(noisy, time, denoiser.with_estimate(second_context, second), whole)
+    assert torch.equal(again.w_plus, first.w_plus)
+
+
+@torch.no_grad()
+def test_one_context_for_several_elements(denoiser):
+    one, two = observation(2, 3, batch=1), whole_image(16, 2)
+    noisy, time = torch.randn(2, 3, 16, 16), torch.tensor([300, 500])
+    both = Observation(one.image.repeat(2, 1, 1, 1), one.view.repeated(2))
+    for drop in (None, torch.tensor([True, False])):
+        codes = [
+            denoiser.denoise(noisy, time, denoiser.encode([known], two, drop), two) for known in (one, both)
+        ]
+        assert torch.allclose(codes[0].w_plus, codes[1].w_plus, atol=1e-5)
 
 
 def test_only_the_denoiser_is_trained(denoiser):

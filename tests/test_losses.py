@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
-from toy_models import linear_batch, new_linear_step, training_scheduler
+from toy_models import HalfwayDenoiser, linear_batch, new_linear_step, training_scheduler
 
 from scenediff.forward import Observation
 from scenediff.losses import (
@@ -33,7 +34,7 @@ def batch() -> TrainingBatch:
     return linear_batch(COUNT, torch.Generator().manual_seed(3))
 
 
-def terms_of(step: TrainingStep, batch: TrainingBatch, **options) -> dict[str, Tensor]:
+def terms_of(step: TrainingStep | SimpleNamespace, batch: TrainingBatch, **options) -> dict[str, Tensor]:
     source = torch.Generator().manual_seed(4)
     timesteps = torch.randint(1000, (COUNT,), generator=source)
     noise = torch.randn(batch.target.image.shape, generator=source)
@@ -88,6 +89,29 @@ def test_terms_follow_the_formula(step: TrainingStep, batch: TrainingBatch) -> N
             5.0 * float((encoded.image - batch.target.image[one]).square().mean()) / COUNT
         )
     assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_self_conditioned_denoiser_is_scored_twice(step: TrainingStep, batch: TrainingBatch) -> None:
+    """At a sixth of the levels earlier from its context alone, then from that; the terms are the means."""
+    halfway = HalfwayDenoiser(step.denoiser)
+    parts = SimpleNamespace(denoiser=halfway, forward_model=step.forward_model, scheduler=step.scheduler)
+    found = terms_of(parts, batch)
+    source = torch.Generator().manual_seed(4)
+    timesteps = torch.randint(1000, (COUNT,), generator=source)
+    noise = torch.randn(batch.target.image.shape, generator=source)
+    encoded = halfway.encode(batch.context, "target")
+    expected, start = {"target": 0.0, "novel": 0.0}, encoded.signal
+    for level in ((timesteps + 166).clamp(max=999), timesteps):
+        noisy = step.scheduler.add_noise(batch.target.image, noise, level)
+        start = (start.detach() + step.denoiser.denoise(noisy, level, encoded.extras[0], "target")) / 2
+        weight = snr_weight(step.scheduler.alphas_cumprod, level, LossWeights())
+        error = squared_error(step.forward_model.render(start, "target"), batch.target.image)
+        expected["target"] += (weight * error).mean() / 2
+        shown = step.forward_model.render(start, "novel")
+        expected["novel"] += squared_error(shown, batch.novel.image).mean() / 2
+    assert all(torch.allclose(found[name], value) for name, value in expected.items())
+    found["target"].backward()
+    assert all(parameter.grad is not None for parameter in step.denoiser.network.parameters())
 
 
 def test_without_a_novel_view_there_is_no_novel_term(step: TrainingStep, batch: TrainingBatch) -> None:

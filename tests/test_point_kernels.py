@@ -325,3 +325,16 @@ def test_fused_rendering_on_a_gpu(remembered: bool) -> None:
     )
     for name in ("image", "distance", "opacity", "features"):
         assert relative(getattr(fused, name), getattr(plain, name)) < 0.03, name
+
+
+def test_weights_are_cut_again_only_when_they_change() -> None:
+    network = random_network()
+    first = fused_volume.kept_cut(network)
+    assert fused_volume.kept_cut(network) is first
+    with torch.no_grad():
+        network.blocks[0].first.weight.mul_(2)
+    second = fused_volume.kept_cut(network)
+    assert second is not first
+    assert torch.allclose(second.first[0], 2 * first.first[0])
+    network.load_state_dict(random_network().state_dict())
+    assert fused_volume.kept_cut(network) is not second

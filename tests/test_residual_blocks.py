@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from interpreted import check_interpreted
 from torch import Tensor
 
 from scenediff.renderers import residual_blocks
@@ -51,7 +52,21 @@ def test_values_and_gradients() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_values_and_gradients_on_a_gpu() -> None:
-    compare("cuda", torch.bfloat16, 0.03)
+    compare("cuda", torch.float32, 1e-4)
+    compare("cuda", torch.bfloat16, 0.12)  # so few points in half precision: up to 0.09 by plain PyTorch, too
+
+
+def test_interpreted_kernels() -> None:
+    check_interpreted(
+        """
+import torch
+import test_residual_blocks as tests
+tests.residual_blocks._has_kernels = lambda x: True
+tests.residual_blocks.PROGRAMS = 1  # so that a program has two passes
+tests.compare("cpu", torch.float32, 1e-5)
+print("agreed")
+"""
+    )
 
 
 def test_it_is_for_half_precision_on_a_gpu() -> None:

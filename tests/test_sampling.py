@@ -9,12 +9,13 @@ from toy_models import (
     COVARIANCE,
     ROWS,
     ExactLinearDenoiser,
+    HalfwayDenoiser,
     gaussian_posterior,
     linear_forward_model,
     training_scheduler,
 )
 
-from scenediff.forward import Observation
+from scenediff.forward import Observation, SelfConditionedDenoiser
 from scenediff.sampling import (
     SCHEDULERS,
     draw_noise,
@@ -88,6 +89,24 @@ def test_zero_guidance_samples_the_prior(denoiser: ExactLinearDenoiser) -> None:
     _, image = draw(denoiser, guidance_scale=0.0, steps=200)
     _, other = draw(denoiser, guidance_scale=0.0, steps=200, values=-VALUES)
     assert torch.allclose(image, other)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_self_conditioned_steps_start_from_the_step_before(
+    denoiser: ExactLinearDenoiser, scale: float
+) -> None:
+    """With guidance, the estimates with and without context are chains of their own."""
+    halfway, kept = HalfwayDenoiser(denoiser), []
+    assert isinstance(halfway, SelfConditionedDenoiser)
+    chains = 1 if scale == 1 else 2
+    draw(halfway, steps=4, guidance_scale=scale, callback=lambda index, signal, clean: kept.append(signal))
+    starts = halfway.starts[::chains]
+    guess = denoiser.encode(context(), "target").signal
+    assert torch.allclose(starts[0], guess.expand(3, -1))
+    assert len(halfway.starts) == 4 * chains
+    assert all(torch.equal(start, signal) for start, signal in zip(starts[1:], kept, strict=False))
+    if chains == 2:
+        assert not any(torch.equal(*pair) for pair in zip(starts, halfway.starts[1::2], strict=True))
 
 
 @pytest.mark.parametrize("name", sorted(SCHEDULERS))

@@ -175,11 +175,12 @@ def test_the_forward_model_is_differentiable_in_the_code():
     assert not any(parameter.requires_grad for parameter in forward.parameters())
     w_plus = torch.randn(1, SIZES.num_latents, SIZES.style_dim, dtype=torch.float64, requires_grad=True)
     view = patch_view(3, 9, (5, 4))
-    (slope,) = torch.autograd.grad(forward.render(w_plus, view).square().sum(), w_plus)
+    (slope,) = torch.autograd.grad(forward.render(forward.code(w_plus), view).square().sum(), w_plus)
     direction = torch.randn_like(w_plus)
     step = 1e-5  # images come in float32 steps of 1e-7: central differences are good to 1e-2
     with torch.no_grad():
-        ends = [forward.render(w_plus + sign * step * direction, view).square().sum() for sign in (1, -1)]
+        codes = [forward.code(w_plus + sign * step * direction) for sign in (1, -1)]
+        ends = [forward.render(code, view).square().sum() for code in codes]
     measured = (ends[0] - ends[1]) / (2 * step)
     assert torch.allclose(measured, (slope * direction).sum(), rtol=0.05)
 

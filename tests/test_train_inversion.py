@@ -103,7 +103,7 @@ def test_optimisation_finds_the_patch():
     assert found.psnr[-1] > 30
     assert len(found.seconds) == 120
     assert (found.seconds.diff() > 0).all()
-    shown = renderer.render(found.w_plus, known.view)
+    shown = renderer.render(renderer.code(found.w_plus), known.view)
     assert (shown - known.image).abs().mean() < 0.1
 
 

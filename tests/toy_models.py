@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -94,6 +95,28 @@ class ExactLinearDenoiser(ToyDenoiser):
             torch.cat([(1 - alpha[0]).expand(image.shape[1]) for image, _, alpha in used]),
         )
         return mean
+
+
+class HalfwayDenoiser:
+    """Self-conditioned: moves half the way from its estimate of the step before to another denoiser's."""
+
+    def __init__(self, inner: ToyDenoiser):
+        self.inner, self.forward_model = inner, inner.forward_model
+        self.starts: list[Tensor] = []  # where every call of `denoise` began
+
+    def encode(
+        self, context: Sequence[Observation], target_view: str, drop: Tensor | None = None
+    ) -> EncodedContext:
+        encoded = self.inner.encode(context, target_view, drop)
+        return replace(encoded, extras=(encoded, encoded.signal.detach()))
+
+    def denoise(self, noisy: Tensor, timesteps: Tensor, context: EncodedContext, target_view: str) -> Tensor:
+        encoded, start = context.extras
+        self.starts.append(start)
+        return (start + self.inner.denoise(noisy, timesteps, encoded, target_view)) / 2
+
+    def with_estimate(self, context: EncodedContext, signal: Tensor) -> EncodedContext:
+        return replace(context, extras=(context.extras[0], signal.detach()))
 
 
 class ExactShiftDenoiser(ToyDenoiser):

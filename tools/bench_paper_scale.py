@@ -15,6 +15,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from scenediff.cuda_graphs import RecordedGradients
 from scenediff.dit_pipeline import EXACT, DitPipeline, Shortcuts, build_denoiser
 from scenediff.forward import Observation
 from scenediff.losses import Regularizer, TrainingBatch, forward_model_loss
@@ -45,6 +46,7 @@ class BenchOptions:
         repeats: of every measurement, after one to warm up; medians are reported.
         half: bfloat16 for matrix products.
         kernels: see `VolumeFieldRenderer.use_kernels`.
+        graphs: record the training step as a CUDA graph, as `training.train` does it.
         reference_steps: of the samples that are compared with those in float32; 0 to compare none.
         inexact: whether to measure shortcuts that change the result, and by how much, see `list_shortcuts`.
         encoder, field: the model.
@@ -56,6 +58,7 @@ class BenchOptions:
     repeats: int = 3
     half: bool = True
     kernels: bool = True
+    graphs: bool = False
     reference_steps: int = 5
     inexact: bool = False
     encoder: DitConfig = default(default_factory=DitConfig)
@@ -331,21 +334,29 @@ def _training(
 ) -> dict[str, Any]:
     """One step of the published objective (without LPIPS, another network's term) and of AdamW."""
     denoiser = pipeline.denoiser.train()
-    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=LEARNING_RATE, fused=device.type == "cuda")
+    parameters = list(denoiser.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, fused=device.type == "cuda")
     scheduler = DDPMScheduler(**DEFAULT_SCHEDULE)
     given = _training_batch(options.encoder, size, batch, device)
     level, noise = torch.full((batch,), 500, device=device), torch.randn_like(given.target.image)
     rendered = KeptRenderings(pipeline.renderer)
     regularizers: list[Regularizer] = [Distortion(rendered), DepthSmoothness(rendered)]
 
-    def step() -> None:
+    def gradients(batch: TrainingBatch, level: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        optimizer.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=options.half):
             terms = forward_model_loss(
-                denoiser, rendered, scheduler, given, level, noise, regularizers=regularizers
+                denoiser, rendered, scheduler, batch, level, noise, regularizers=regularizers
             )
         torch.stack(list(terms.values())).sum().backward()
+        return {name: term.detach() for name, term in terms.items()}
+
+    recorded = options.graphs and device.type == "cuda"
+    compute = RecordedGradients(gradients, parameters) if recorded else gradients
+
+    def step() -> None:
+        compute(given, level, noise)
         optimizer.step()
-        optimizer.zero_grad()
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

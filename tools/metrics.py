@@ -210,6 +210,11 @@ class EfficientNetLite0(nn.Module):
         """(N, 1280) pooled features, `chunk` images at a time."""
         return torch.cat([self(part).pooled for part in images.split(chunk)])
 
+    @torch.no_grad()
+    def pooled_stage(self, images: Tensor, chunk: int = 64) -> Tensor:
+        """(N, 112) means of the last stage's features: few enough for covariances of a thousand images."""
+        return torch.cat([self(part).stages[-1].mean((2, 3)) for part in images.split(chunk)])
+
 
 @torch.no_grad()
 def perceptual_efficientnet_lite0(

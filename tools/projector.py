@@ -93,7 +93,7 @@ def project(
             group["lr"] = config.learning_rate * rate_factor(done)
         strength = config.noise * deviation * max(0.0, 1 - done / 0.75) ** 2
         noise = strength * torch.randn(codes.shape, generator=draws).to(codes)
-        patches = renderer.render(codes + noise, known.view)
+        patches = renderer.render(renderer.code(codes + noise), known.view)
         error = (patches - known.image).square().flatten(1).mean(1)
         loss = config.squared_error * error.sum()
         if wanted is not None and network is not None:

@@ -40,8 +40,9 @@ class GuessedContext:
     def __call__(
         self, signal: Signal, encoded: EncodedContext, batch: TrainingBatch, level_weight: Tensor
     ) -> Mapping[str, Tensor]:
-        known, image = batch.context[0], encoded.extras[1]
-        return {"context": self.weight * squared_error(crop(image, known.view), known.image).mean()}
+        known = batch.context[0]
+        shown = crop(encoded.signal.image, known.view)
+        return {"context": self.weight * squared_error(shown, known.image).mean()}
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ class BenchPaperScale:
     """Of matrix products."""
     reference_steps: int = 5
     """Denoising steps of the samples that are compared with float32; 0 to compare none."""
+    graphs: bool = False
+    """Record the training step as a CUDA graph; takes twice the memory while recording."""
     kernels: bool = True
     """Compute the field with the hand-written GPU kernels; without, in plain PyTorch."""
     inexact: bool = False
@@ -51,6 +53,6 @@ class BenchPaperScale:
         options = BenchOptions(
             sizes=self.sizes, steps=self.steps, train_batch=self.train_batch, repeats=self.repeats,
             half=self.precision == "bfloat16", reference_steps=self.reference_steps, kernels=self.kernels,
-            inexact=self.inexact,
+            graphs=self.graphs, inexact=self.inexact,
         )  # fmt: skip
         say_json(bench_paper_scale(options, resolve_device(self.device)))
