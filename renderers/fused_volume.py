@@ -15,13 +15,19 @@ from torch import Tensor
 from scenediff.renderers import point_kernels
 from scenediff.renderers.cameras import PinholeView
 from scenediff.renderers.point_kernels import DENSITY, OUTPUTS, STATE, CutNetwork, Eye, PackedBlocks
-from scenediff.renderers.volume_field import VolumeFieldRenderer, VolumeSignal, VolumeView
+from scenediff.renderers.volume_field import (
+    PreparedSignal,
+    VolumeFieldRenderer,
+    VolumeSignal,
+    VolumeView,
+)
 from scenediff.renderers.volume_network import (
     STANDARD_RGB,
     ModulatedBlock,
     PointNetwork,
     PreparedView,
     layers_of,
+    weights_now,
 )
 from scenediff.renderers.volume_rays import absorption, fine_distances
 
@@ -33,7 +39,7 @@ class FusedMarch:
 
     Args:
         renderer, signal, view: see `VolumeFieldRenderer.render_all`.
-        prepared: for each network, the signal's views.
+        prepared: the signal's views; keeps what is made of them here.
         features: whether more than the colour is wanted.
     """
 
@@ -42,15 +48,14 @@ class FusedMarch:
         renderer: VolumeFieldRenderer,
         signal: VolumeSignal,
         view: PinholeView,
-        prepared: Sequence[Sequence[PreparedView]],
+        prepared: PreparedSignal,
         features: bool = True,
     ):
         self.config, self.sampled = renderer.config, signal.sampled
         self.columns = STANDARD_RGB + 1 + (self.config.feature_channels if features else 0)
-        self.networks, self.prepared = renderer.networks(signal.sampled), prepared
+        self.networks, self.prepared = renderer.networks(signal.sampled), prepared.views
         self.own = [_looks_along(seen, view) for seen in signal.views]
-        self.packs: dict[tuple[int, int, int], PackedBlocks] = {}
-        self.eyes: dict[tuple[int, int], Eye] = {}
+        self.kept = prepared.kernels
 
     def march(
         self, origins: Tensor, directions: Tensor, even: Tensor, uniform: Tensor | None,
@@ -126,18 +131,18 @@ class FusedMarch:
 
     def _eye(self, index: int, view: int) -> Eye:
         """How a network looks into a view; made when it is needed, as the GPU waits for the first one."""
-        key = index, view
-        if key not in self.eyes:
-            self.eyes[key] = _eye(self.networks[index], self.prepared[index][view], self.own[view])
-        return self.eyes[key]
+        key = "eye", index, view, self.own[view]
+        if key not in self.kept:
+            self.kept[key] = _eye(self.networks[index], self.prepared[index][view], self.own[view])
+        return self.kept[key]
 
     def _pack(self, index: int, view: int, wanted: int) -> PackedBlocks:
         """A network's blocks for one view; packed once, however many parts the rays come in."""
-        key = index, view, wanted
-        if key not in self.packs:
+        key = "blocks", index, view, wanted
+        if key not in self.kept:
             cut = kept_cut(self.networks[index])
-            self.packs[key] = cut.pack(self.prepared[index][view].modulation, wanted)
-        return self.packs[key]
+            self.kept[key] = cut.pack(self.prepared[index][view].modulation, wanted)
+        return self.kept[key]
 
 
 class Rays:
@@ -173,7 +178,7 @@ def fits(renderer: VolumeFieldRenderer, device: torch.device) -> bool:
 
 def kept_cut(network: PointNetwork) -> CutNetwork:
     """A network's cut weights, cut again only when one of them has changed."""
-    weights = tuple((weight.data_ptr(), weight._version) for weight in network.parameters())
+    weights = weights_now(network)
     if network.kept_cut is None or network.kept_cut[0] != weights:
         network.kept_cut = weights, _cut(network)
     return network.kept_cut[1]

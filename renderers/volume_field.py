@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from scenediff.renderers.volume_network import (
     conclude,
     look_all,
     split_modulation,
+    weights_now,
 )
 from scenediff.renderers.volume_rays import (
     absorption,
@@ -90,6 +91,22 @@ class VolumeSignal:
 
 
 @dataclass(frozen=True)
+class PreparedSignal:
+    """A signal as the networks look into it.
+
+    Attributes:
+        signal: in question. weights: `weights_now` of its networks.
+        views: for each network, the signal's views.
+        kernels: what `fused_volume` keeps of it.
+    """
+
+    signal: VolumeSignal
+    weights: tuple[tuple, ...]
+    views: list[list[PreparedView]]
+    kernels: dict[tuple, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class VolumeRendering:
     """Integrals along rays, as the network reads them.
 
@@ -149,6 +166,7 @@ class VolumeFieldRenderer(nn.Module):
         self.deterministic = PointNetwork(self.config)
         self.uniform: Callable[[tuple[int, int, int], torch.device], Tensor] | None = None
         self.chunk_rays: int | None = None
+        self._latest: PreparedSignal | None = None
         self.use_kernels(True)
 
     def use_kernels(self, wanted: bool) -> VolumeFieldRenderer:
@@ -227,7 +245,7 @@ class VolumeFieldRenderer(nn.Module):
                 continue
             place = None if fused is None else partial(fused.density, origins, part, samples, first_ray=start)
             rays_here = RayPart(origins, part, samples, numbers, known)
-            decoded, every = self._march(signal, prepared, rays_here, place)
+            decoded, every = self._march(signal, prepared.views, rays_here, place)
             integrals: tuple[Tensor, ...] = integrate(*decoded, every, self.config.background)
             if distortion:
                 integrals = (*integrals, spread(decoded[0], every, self.config.near, self.config.far))
@@ -243,7 +261,7 @@ class VolumeFieldRenderer(nn.Module):
         Args:
             points: (batch, points, 3). network: 0 for that of the first samples, 1 for that of all.
         """
-        views = self._prepare(signal)[network]
+        views = self._prepare(signal).views[network]
         decoder = self.networks(signal.sampled)[network]
         return decoder.decode(conclude(decoder, views, points, None))
 
@@ -261,7 +279,7 @@ class VolumeFieldRenderer(nn.Module):
         shape = points.shape[:3]
         states = tuple(
             look_all(network, views, points.flatten(1, 2)).unflatten(1, shape[1:])
-            for network, views in zip(self.networks(signal.sampled), self._prepare(signal), strict=True)
+            for network, views in zip(self.networks(signal.sampled), self._prepare(signal).views, strict=True)
         )
         return replace(signal, remembered=Remembered(view, states))
 
@@ -272,7 +290,7 @@ class VolumeFieldRenderer(nn.Module):
         return len(self.networks(sampled=True)) * points * self.config.width * element_size
 
     def _fused(
-        self, signal: VolumeSignal, view: PinholeView, prepared: list[list[PreparedView]], features: bool
+        self, signal: VolumeSignal, view: PinholeView, prepared: PreparedSignal, features: bool
     ) -> FusedMarch | None:
         """The kernels that take over, where there are any."""
         from scenediff.renderers import fused_volume
@@ -281,7 +299,17 @@ class VolumeFieldRenderer(nn.Module):
             return None
         return fused_volume.FusedMarch(self, signal, view, prepared, features)
 
-    def _prepare(self, signal: VolumeSignal) -> list[list[PreparedView]]:
+    def _prepare(self, signal: VolumeSignal) -> PreparedSignal:
+        """Kept without gradients, as a film shows one signal in many views, and a GPU waits for this."""
+        if torch.is_grad_enabled():
+            return PreparedSignal(signal, (), self._prepare_views(signal))
+        weights = tuple(weights_now(network) for network in self.networks(signal.sampled))
+        kept = self._latest
+        if kept is None or kept.signal is not signal or kept.weights != weights:
+            kept = self._latest = PreparedSignal(signal, weights, self._prepare_views(signal))
+        return kept
+
+    def _prepare_views(self, signal: VolumeSignal) -> list[list[PreparedView]]:
         """For each network, the signal's views."""
         views, every = signal.views, []
         with torch.autocast(views[0].cam_to_world.device.type, enabled=False):

@@ -168,6 +168,11 @@ def split_modulation(modulation: Modulation, parts: int) -> list[Modulation]:
     return [list(part) for part in zip(*split, strict=True)]
 
 
+def weights_now(network: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Where a network's weights lie and how often each was written: equal as long as none has changed."""
+    return tuple((weight.data_ptr(), weight._version) for weight in network.parameters())
+
+
 def look(network: PointNetwork, view: PreparedView, points: Tensor) -> Tensor:
     """(batch, points, width): what a view says of world points (batch, points, 3)."""
     with torch.autocast(points.device.type, enabled=False):

@@ -55,6 +55,23 @@ def test_remembering_changes_nothing(renderer: VolumeFieldRenderer, fine: int) -
 
 
 @torch.no_grad()
+def test_a_signal_is_prepared_once_until_weights_change(renderer: VolumeFieldRenderer) -> None:
+    signal, other = random_signal(renderer), random_signal(renderer)
+    view = random_view()
+    prepared = renderer._prepare(signal)
+    image = renderer.render(signal, view)
+    assert renderer._prepare(signal) is prepared
+    assert not torch.equal(renderer.render(other, view), image)
+    assert torch.equal(renderer.render(signal, view), image)
+    before = renderer._prepare(signal)
+    renderer.fine.time[0].weight.mul_(3)
+    assert renderer._prepare(signal) is not before
+    assert not torch.equal(renderer.render(signal, view), image)
+    with torch.enable_grad():
+        assert renderer._prepare(signal) is not renderer._prepare(signal)
+
+
+@torch.no_grad()
 def test_rays_may_be_computed_a_few_at_a_time(renderer: VolumeFieldRenderer) -> None:
     signal, view = random_signal(renderer), random_view()
     known = replace(renderer.remember(replace(signal, views=signal.views[:2]), view), views=signal.views)
