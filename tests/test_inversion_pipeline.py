@@ -16,6 +16,8 @@ from scenediff.inversion_pipeline import InversionPipeline, load_inversion, plac
 from scenediff.pipeline import CheckpointError
 from scenediff.renderers.stylegan2 import Generator, GeneratorConfig, GeneratorError, PatchView
 from scenediff.sampling import draw_noise, generators
+from scenediff.tools.evaluate_inversion import InversionTrials, invert_patches, patch_figures
+from scenediff.tools.train_inversion import generated_images
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +121,16 @@ def test_wrong_checkpoints(pipeline, tmp_path):
     tiny_pipeline().save(tmp_path / "rooms")
     with pytest.raises(CheckpointError, match="a model of another kind"):
         load_inversion(tmp_path / "rooms")
+
+
+def test_the_bundled_model_keeps_patches_and_varies_elsewhere():
+    """Eight patches, two samples each; the model's card has 27 dB and a ratio of 4.6 for more of them."""
+    pipeline = load_inversion("furniture")
+    outcome = invert_patches(
+        pipeline, generated_images(pipeline.generator, 8, torch.Generator().manual_seed(0)),
+        InversionTrials(patch=24, samples=2), torch.Generator().manual_seed(1),
+    )  # fmt: skip
+    figures = patch_figures(outcome)
+    assert figures["patch_psnr_db"] > 24
+    assert figures["patch_psnr_db"] > figures["patch_psnr_deterministic_db"] - 1
+    assert figures["std_ratio_outside_inside"] > 2.5

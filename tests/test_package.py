@@ -84,7 +84,9 @@ def test_bundled_files_stay_small():
     def size(pattern: str) -> int:
         return sum(path.stat().st_size for path in ROOT.glob(pattern) if path.is_file())
 
-    assert size("scenediff/checkpoints/**/*") <= 40 * MIB
+    assert size("scenediff/checkpoints/rooms/*") <= 40 * MIB
+    assert size("scenediff/checkpoints/furniture/*.safetensors") <= 12_000_000
+    assert size("scenediff/checkpoints/**/*") <= 60 * MIB
     assert size("datasets/rooms/*.zip") <= 30 * MIB
 
 
