@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -78,6 +79,7 @@ def sample(
     noise: Tensor,
     *,
     steps: int,
+    timesteps: Sequence[int] = (),
     guidance_scale: float = 1.0,
     temperature: float = 1.0,
     threshold: Callable[[Tensor], Tensor] | None = None,
@@ -91,6 +93,7 @@ def sample(
         target_view: the view whose observation is denoised.
         noise: (batch, channels, *size) standard normal; the element's random choice.
         steps: denoising steps.
+        timesteps: the noise levels of the steps, falling; evenly spaced by default.
         guidance_scale: 1 samples the model's own distribution; above 1 moves away from the rendering without
             context, x0 = u + guidance_scale (c - u) (Ho & Salimans 2022, arXiv:2207.12598).
         temperature: standard deviation of the noise to begin with; below 1, samples vary less.
@@ -104,7 +107,11 @@ def sample(
     levels = len(scheduler.alphas_cumprod)
     if not 1 <= steps <= levels:
         raise ValueError(f"steps must lie in [1, {levels}], got {steps}")
-    scheduler.set_timesteps(steps, device=noise.device)
+    if timesteps:
+        _check_timesteps(timesteps, steps, levels)
+        scheduler.set_timesteps(timesteps=list(timesteps), device=noise.device)
+    else:
+        scheduler.set_timesteps(steps, device=noise.device)
     estimate = _estimator(denoiser, forward, context, target_view, len(noise), guidance_scale)
     noisy = noise * (scheduler.init_noise_sigma * temperature)
     for index, step in enumerate(scheduler.timesteps):
@@ -116,6 +123,12 @@ def sample(
         if callback is not None:
             callback(index, signal, clean)
     return signal, clean
+
+
+def _check_timesteps(timesteps: Sequence[int], steps: int, levels: int) -> None:
+    falling = all(a > b for a, b in pairwise([levels, *timesteps, -1]))
+    if len(timesteps) != steps or not falling:
+        raise ValueError(f"timesteps must be {steps} falling levels below {levels}, got {list(timesteps)}")
 
 
 def _on_device(step: Tensor, device: torch.device) -> Tensor:

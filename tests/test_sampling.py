@@ -91,6 +91,17 @@ def test_zero_guidance_samples_the_prior(denoiser: ExactLinearDenoiser) -> None:
     assert torch.allclose(image, other)
 
 
+def test_steps_may_be_spaced_at_will(denoiser: ExactLinearDenoiser) -> None:
+    _, even = draw(denoiser, steps=4)
+    _, same = draw(denoiser, steps=4, timesteps=(999, 749, 499, 249))
+    assert torch.allclose(even, same, atol=1e-6)
+    _, other = draw(denoiser, steps=4, timesteps=(999, 700, 350, 100))
+    assert not torch.allclose(even, other, atol=1e-3)
+    for wrong in ((999, 700, 350), (999, 350, 700, 100), (1000, 700, 350, 100), (999, 700, 350, -1)):
+        with pytest.raises(ValueError, match="timesteps must be 4 falling levels below 1000"):
+            draw(denoiser, steps=4, timesteps=wrong)
+
+
 @pytest.mark.parametrize("scale", [1.0, 2.0])
 def test_self_conditioned_steps_start_from_the_step_before(
     denoiser: ExactLinearDenoiser, scale: float

@@ -37,7 +37,8 @@ def tiny_inversion(**defaults) -> InversionPipeline:
         if not name.startswith("renderer."):
             is_norm = "norm" in name and name.endswith("weight")
             torch.nn.init.normal_(parameter, mean=1.0 if is_norm else 0.0, std=0.15)
-    return InversionPipeline(denoiser, scheduler, InversionSampling(**{"steps": 3, **defaults}))
+    defaults = {"steps": 3, "timesteps": (999, 500, 100), **defaults}
+    return InversionPipeline(denoiser, scheduler, InversionSampling(**defaults))
 
 
 def generator_file(path, seed: int = 0, **changes: object):
