@@ -110,17 +110,17 @@ def forward_model_loss(
     target = batch.target
     encoded = denoiser.encode(batch.context, target.view, drop)
     terms = {"deterministic": weights.deterministic * squared_error(encoded.image, target.image).mean()}
-    self_conditioned = isinstance(denoiser, SelfConditionedDenoiser)
-    levels = len(scheduler.alphas_cumprod)
-    earlier = (timesteps + levels // STEPS_IN_TURN).clamp(max=levels - 1)
-    turns = [earlier, timesteps] if self_conditioned else [timesteps]
+    turns = [timesteps]
+    if isinstance(denoiser, SelfConditionedDenoiser):
+        levels = len(scheduler.alphas_cumprod)
+        turns = [(timesteps + levels // STEPS_IN_TURN).clamp(max=levels - 1), timesteps]
     for level in turns:
         noisy = scheduler.add_noise(target.image, noise, level)
         signal = denoiser.denoise(noisy, level, encoded, target.view)
         level_weight = snr_weight(scheduler.alphas_cumprod, level, weights)
         for name, term in _signal_terms(forward, signal, batch, level_weight, weights).items():
             terms[name] = terms.get(name, 0) + term / len(turns)
-        if self_conditioned and level is not turns[-1]:
+        if isinstance(denoiser, SelfConditionedDenoiser) and level is not timesteps:
             encoded = denoiser.with_estimate(encoded, signal)
     for regularizer in regularizers:
         terms.update(regularizer(signal, encoded, batch, level_weight))

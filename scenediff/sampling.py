@@ -115,8 +115,8 @@ def sample(
     estimate = _estimator(denoiser, forward, context, target_view, len(noise), guidance_scale)
     noisy = noise * (scheduler.init_noise_sigma * temperature)
     for index, step in enumerate(scheduler.timesteps):
-        timesteps = _on_device(step, noise.device).expand(len(noise))
-        signal, clean = estimate(noisy, timesteps)
+        level = _on_device(step, noise.device).expand(len(noise))
+        signal, clean = estimate(noisy, level)
         if threshold is not None:
             clean = threshold(clean)
         noisy = _step(scheduler, clean, step, noisy, step_generators)
