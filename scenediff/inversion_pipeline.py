@@ -31,6 +31,7 @@ from scenediff.renderers.stylegan2 import (
     GeneratorConfig,
     GeneratorError,
     GeneratorForward,
+    LatentCode,
     PatchView,
     check_finite,
     check_patch,
@@ -191,18 +192,21 @@ class InversionPipeline:
                 draw_noise((3, size, size), sources, self.device), steps=steps, timesteps=timesteps,
                 guidance_scale=guidance_scale, step_generators=sources, callback=counted(progress, steps),
             )
-        view = known.view.repeated(num_samples)
-        if code.image.dtype == code.w_plus.dtype == torch.float32 and self.device.type == "cpu":
-            return Inversion(code.w_plus, code.image.clamp(-1, 1), view)
-        return show(self.generator, code.w_plus.float(), view)
+        return self._shown(code, known.view.repeated(num_samples))
 
     @torch.no_grad()
     def deterministic(self, known: Observation) -> Inversion:
         """The deterministic branch's codes: one average guess for each patch."""
         whole = whole_image(self.renderer.size, len(known.image), self.device)
         with precision_on(self.device):
-            guess = self.denoiser.encode([known], whole).signal.w_plus
-        return show(self.generator, guess.float(), known.view)
+            guess = self.denoiser.encode([known], whole).signal
+        return self._shown(guess, known.view)
+
+    def _shown(self, code: LatentCode, view: PatchView) -> Inversion:
+        """In full precision, which a CPU's images have already."""
+        if self.device.type == "cpu":
+            return Inversion(code.w_plus, code.image.clamp(-1, 1), view)
+        return show(self.generator, code.w_plus.float(), view)
 
     def save(self, folder: str | Path) -> None:
         """Writes config.json and weights.safetensors (half precision), the generator's included."""

@@ -106,6 +106,10 @@ def test_one_context_for_several_elements(denoiser):
             denoiser.denoise(noisy, time, denoiser.encode([known], two, drop), two) for known in (one, both)
         ]
         assert torch.allclose(codes[0].w_plus, codes[1].w_plus, atol=1e-5)
+    patches = PatchView(torch.tensor([0, 5]), torch.tensor([3, 1]), (7, 8))
+    guesses = [denoiser.encode([known], patches).image for known in (one, both)]
+    assert guesses[0].shape == (2, 3, 7, 8)
+    assert torch.allclose(*guesses, atol=1e-5)
 
 
 def test_only_the_denoiser_is_trained(denoiser):

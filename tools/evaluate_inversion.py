@@ -188,10 +188,11 @@ def distribution_figures(
     outcome = invert_patches(pipeline, trial_images, one, draws)
     sets = {"sample": outcome.samples[0], "deterministic": outcome.guess, "generator": others}
     figures: dict[str, Any] = {"distribution_images": count}
-    for prefix, features in (("fd_stage", network.pooled_stage), ("fd_pooled", network.pooled)):
-        reference = features(reference_images.to(pipeline.device))
-        for name, part in sets.items():
-            figures[f"{prefix}_{name}"] = frechet_distance(features(part.to(pipeline.device)), reference)
+    references = network.means(reference_images.to(pipeline.device))
+    for name, part in sets.items():
+        features = network.means(part.to(pipeline.device))
+        for prefix, found, reference in zip(("fd_stage", "fd_pooled"), features, references, strict=True):
+            figures[f"{prefix}_{name}"] = frechet_distance(found, reference)
     ratio = figures["fd_stage_sample"] / figures["fd_stage_deterministic"]
     return figures | {"distance_ratio_to_baseline": ratio}
 

@@ -208,12 +208,17 @@ class EfficientNetLite0(nn.Module):
     @torch.no_grad()
     def pooled(self, images: Tensor, chunk: int = 64) -> Tensor:
         """(N, 1280) pooled features, `chunk` images at a time."""
-        return torch.cat([self(part).pooled for part in images.split(chunk)])
+        return self.means(images, chunk)[1]
 
     @torch.no_grad()
-    def pooled_stage(self, images: Tensor, chunk: int = 64) -> Tensor:
-        """(N, 112) means of the last stage's features: few enough for covariances of a thousand images."""
-        return torch.cat([self(part).stages[-1].mean((2, 3)) for part in images.split(chunk)])
+    def means(self, images: Tensor, chunk: int = 64) -> tuple[Tensor, Tensor]:
+        """(N, 112) of the last stage, few enough for covariances of 1,000 images, and (N, 1280) pooled."""
+        stages, pooled = [], []
+        for part in images.split(chunk):
+            features = self(part)
+            stages.append(features.stages[-1].mean((2, 3)))
+            pooled.append(features.pooled)
+        return torch.cat(stages), torch.cat(pooled)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from scenediff.forward import EncodedContext, Observation
 from scenediff.networks.unet import GroupNorm, Stage, timestep_embedding
-from scenediff.renderers.stylegan2 import GeneratorForward, LatentCode, PatchView, crop, paste, repeated
+from scenediff.renderers.stylegan2 import GeneratorForward, LatentCode, PatchView, paste, repeated
 
 FINEST = 32  # pixels of a side of the finest feature maps
 INPUTS = 4 + 4 + 3 + 3  # context and mask, noisy target and mask, the code's image, what it lacks
@@ -83,8 +83,9 @@ class LatentDenoiser(nn.Module):
         nothing = canvas.new_zeros(canvas.shape)
         start = torch.zeros(len(canvas), dtype=torch.long, device=canvas.device)
         guess = self.corrected(self._mean_code(len(canvas)), canvas, nothing, start, role=0)
+        image = self.renderer.render(guess.repeated(len(target_view)), target_view)
         start_code = guess.detach()
-        return EncodedContext(guess, crop(guess.image, target_view), (canvas, start_code, start_code))
+        return EncodedContext(guess, image, (canvas, start_code, start_code))
 
     def with_estimate(self, context: EncodedContext, signal: LatentCode) -> EncodedContext:
         """The context, with the code that the next step starts from.
