@@ -177,7 +177,9 @@ def fits(renderer: VolumeFieldRenderer, device: torch.device) -> bool:
 
 
 def kept_cut(network: PointNetwork) -> CutNetwork:
-    """A network's cut weights, cut again only when one of them has changed."""
+    """A network's cut weights; outside of training, cut again only when one of them has changed."""
+    if network.training:
+        return _cut(network)
     weights = weights_now(network)
     if network.kept_cut is None or network.kept_cut[0] != weights:
         network.kept_cut = weights, _cut(network)

@@ -169,6 +169,11 @@ class VolumeFieldRenderer(nn.Module):
         self._latest: PreparedSignal | None = None
         self.use_kernels(True)
 
+    def train(self, mode: bool = True) -> VolumeFieldRenderer:
+        """Drops what was kept of the latest signal, see `volume_network.weights_now`."""
+        self._latest = None
+        return super().train(mode)
+
     def use_kernels(self, wanted: bool) -> VolumeFieldRenderer:
         """Whether hand-written kernels compute on a GPU in bfloat16: `fused_volume`, `residual_blocks`."""
         self.kernels = wanted
@@ -300,8 +305,8 @@ class VolumeFieldRenderer(nn.Module):
         return fused_volume.FusedMarch(self, signal, view, prepared, features)
 
     def _prepare(self, signal: VolumeSignal) -> PreparedSignal:
-        """Kept without gradients, as a film shows one signal in many views, and a GPU waits for this."""
-        if torch.is_grad_enabled():
+        """Kept outside of training, as a film shows one signal in many views, and a GPU waits for this."""
+        if torch.is_grad_enabled() or self.training:
             return PreparedSignal(signal, (), self._prepare_views(signal))
         weights = tuple(weights_now(network) for network in self.networks(signal.sampled))
         kept = self._latest

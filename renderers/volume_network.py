@@ -105,6 +105,11 @@ class PointNetwork(nn.Module):
         self.kernels = True
         self.kept_cut: tuple[tuple, Any] | None = None  # the weights' versions and `fused_volume.kept_cut`
 
+    def train(self, mode: bool = True) -> PointNetwork:
+        """Drops what was kept: fused optimizers write weights without counting it, see `weights_now`."""
+        self.kept_cut = None
+        return super().train(mode)
+
     def modulations(self, timesteps: Tensor) -> Modulation:
         """The scales and shifts of all blocks at (batch,) timesteps."""
         time = self.time(sine_waves(timesteps, self.config.width))
@@ -169,7 +174,10 @@ def split_modulation(modulation: Modulation, parts: int) -> list[Modulation]:
 
 
 def weights_now(network: nn.Module) -> tuple[tuple[int, int], ...]:
-    """Where a network's weights lie and how often each was written: equal as long as none has changed."""
+    """Where a network's weights lie and how often each was written: equal as long as none has changed.
+
+    Writing through `.data`, as fused optimizers do, is not counted. So nothing is kept while training.
+    """
     return tuple((weight.data_ptr(), weight._version) for weight in network.parameters())
 
 

@@ -7,6 +7,7 @@ Mildenhall et al. 2020, arXiv:2003.08934).
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,8 +62,23 @@ def absorption(density: Tensor, distances: Tensor) -> Tensor:
     """(..., samples) share of each ray that ends in each sample; distances increase."""
     step = distances.diff(dim=-1)
     alpha = 1 - torch.exp(-density * torch.cat([step, step[..., -1:]], dim=-1))
-    passed = (1 - alpha + 1e-10).cumprod(dim=-1)
+    passed = _Products.apply(1 - alpha + 1e-10)
     return alpha * torch.cat([torch.ones_like(passed[..., :1]), passed[..., :-1]], dim=-1)
+
+
+class _Products(torch.autograd.Function):
+    """Running products of positive numbers. PyTorch's own gradient looks for zeros, and waits for a GPU."""
+
+    @staticmethod
+    def forward(ctx: Any, factors: Tensor) -> Tensor:
+        products = factors.cumprod(dim=-1)
+        ctx.save_for_backward(factors, products)
+        return products
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        factors, products = ctx.saved_tensors
+        return (gradient * products).flip(-1).cumsum(-1).flip(-1) / factors
 
 
 def fine_distances(distances: Tensor, weights: Tensor, uniform: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from scenediff.renderers.volume_network import VolumeConfig
 from scenediff.tools.bench_paper_scale import (
     BenchOptions,
     RandomScene,
+    _training,
     bench_paper_scale,
     list_shortcuts,
     median_seconds,
@@ -37,6 +38,17 @@ def test_every_part_is_timed(encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     assert figures["training_pairs_per_second"] == pytest.approx(2 / figures["training_step_seconds"])
     without = bench_paper_scale(replace(options, train_batch=0), "cpu")["sizes"]["16"]
     assert "training_step_seconds" not in without
+
+
+def test_a_training_step_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tensor's value is brought to Python, so that it can be recorded as a CUDA graph."""
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda optimizer: None)
+    options = BenchOptions(repeats=1, half=False, encoder=ENCODER, field=FIELD)
+    pipeline = DitPipeline(build_denoiser(ENCODER, FIELD))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        _training(pipeline, options, 16, 2, torch.device("cpu"))
+    read = [event for event in profile.events() if event.name == "aten::item"]
+    assert {event.cpu_parent and event.cpu_parent.name for event in read} <= {"aten::linalg_lu_solve"}  # CPU's
 
 
 def test_half_precision_and_shortcuts_are_compared() -> None:

@@ -328,7 +328,7 @@ def test_fused_rendering_on_a_gpu(remembered: bool) -> None:
 
 
 def test_weights_are_cut_again_only_when_they_change() -> None:
-    network = random_network()
+    network = random_network().eval()
     first = fused_volume.kept_cut(network)
     assert fused_volume.kept_cut(network) is first
     with torch.no_grad():
@@ -338,3 +338,16 @@ def test_weights_are_cut_again_only_when_they_change() -> None:
     assert torch.allclose(second.first[0], 2 * first.first[0])
     network.load_state_dict(random_network().state_dict())
     assert fused_volume.kept_cut(network) is not second
+
+
+def test_nothing_is_kept_over_a_fused_optimizers_step() -> None:
+    """Such optimizers do not count what they write."""
+    network = random_network().eval()
+    before = fused_volume.kept_cut(network)
+    optimizer = torch.optim.AdamW(network.train().parameters(), lr=0.1, fused=True)
+    for weight in network.parameters():
+        weight.grad = torch.ones_like(weight)
+    assert fused_volume.kept_cut(network) is not before
+    optimizer.step()
+    after = fused_volume.kept_cut(network.eval())
+    assert float((after.first[0] - before.first[0]).detach().abs().max()) > 0.05

@@ -23,6 +23,13 @@ def test_an_opaque_sample_hides_what_is_behind() -> None:
     assert torch.allclose(weights, torch.tensor([0.0, 1.0, 0.0, 0.0]), atol=1e-6)
 
 
+def test_gradients_of_absorption_by_finite_differences() -> None:
+    density, distances = random_ray()
+    density[0, 0, 3] = 1e4  # nothing passes
+    density.requires_grad_()
+    assert torch.autograd.gradcheck(lambda given: absorption(given, distances.sort(-1)[0]), density)
+
+
 def test_fine_samples_follow_the_weights() -> None:
     """Share of the samples in each bin between middles: its inner weight's share, to 4 standard errors."""
     distances = torch.linspace(0, 9, 10)

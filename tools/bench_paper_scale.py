@@ -181,6 +181,7 @@ def list_shortcuts(steps: int, fine: int) -> dict[str, tuple[int, Shortcuts]]:
 
 
 @contextmanager
+@torch.no_grad()
 def surfaces(scene: RandomScene) -> Iterator[None]:
     """Makes a random field one with empty space and things in it, as trained ones are, for a while.
 
@@ -193,7 +194,7 @@ def surfaces(scene: RandomScene) -> Iterator[None]:
     before = [{name: value.clone() for name, value in each.state_dict().items()} for each in networks]
     try:
         octaves = 2.0 ** -torch.arange(renderer.config.octaves, device=scene.device)
-        renderer.coarse.position.weight.data[:, STANDARD_RGB:] *= octaves.repeat_interleave(2 * STANDARD_RGB)
+        renderer.coarse.position.weight[:, STANDARD_RGB:] *= octaves.repeat_interleave(2 * STANDARD_RGB)
         renderer.fine.load_state_dict(renderer.coarse.state_dict())
         raw = scene.densities()
         empty = float(raw.quantile(1 - OCCUPIED))
@@ -207,7 +208,7 @@ def surfaces(scene: RandomScene) -> Iterator[None]:
 
 
 def _scale_density(network: PointNetwork, gain: float, empty: float) -> None:
-    row = network.output.weight.data[STANDARD_RGB], network.output.bias.data[STANDARD_RGB : STANDARD_RGB + 1]
+    row = network.output.weight[STANDARD_RGB], network.output.bias[STANDARD_RGB : STANDARD_RGB + 1]
     row[0].mul_(gain)
     row[1].sub_(empty).mul_(gain)
 
