@@ -30,7 +30,7 @@ NEAR, FAR = 0.02, 200.0  # metres
 ANGLE_EPSILON = 0.01  # radians; views that differ by less count as equal
 ANGLE_POWER = 3  # of 1 / angle^2: how soon the closest key view wins over the others
 SHEET_ANGLE = 0.012  # radians; further round, the skin between a near and a far surface is left open
-BLOCK = 4  # pixels
+BLOCKS = (4, 2)  # pixels
 FLATNESS = 0.01  # relative error of depth in a flat block: two thirds of a pixel after a 0.5 m move
 
 
@@ -80,22 +80,22 @@ class KeyView:
     def triangles(self) -> tuple[Tensor, Tensor]:
         """Vertex indices (T, 3): of the surfaces, and of the skin that closes the cuts between them.
 
-        Surfaces are drawn in blocks of BLOCK x BLOCK pixels where these are flat, since small triangles are
-        what costs time.
+        Surfaces are drawn in the largest blocks of pixels that are flat, since triangles are what costs time.
         """
         height, width = self.size
         right, down = (cut[0] for cut in depth_maps.cuts(self.depth))
         upper_cut, lower_cut = right[:-1] | down[:, :-1], right[1:] | down[:, 1:]
-        flat = _flat_blocks(1 / self.depth[0, 0], upper_cut | lower_cut)
-        in_block = torch.zeros(height - 1, width - 1, dtype=torch.bool)
-        rows, columns = (BLOCK * count for count in flat.shape)
-        in_block[:rows, :columns] = flat.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)
+        cut, in_block = upper_cut | lower_cut, torch.zeros(height - 1, width - 1, dtype=torch.bool)
         index = torch.arange(height * width).reshape(height, width)
+        surfaces: list[Tensor] = []
+        for block in BLOCKS:
+            flat = _flat_blocks(1 / self.depth[0, 0], cut | in_block, block)
+            rows, columns = (block * count for count in flat.shape)
+            in_block[:rows, :columns] |= flat.repeat_interleave(block, 0).repeat_interleave(block, 1)
+            surfaces += [half[flat] for half in _halves(index[: rows + 1 : block, : columns + 1 : block])]
         upper, lower = _halves(index)
-        coarse_upper, coarse_lower = _halves(index[: rows + 1 : BLOCK, : columns + 1 : BLOCK])
-        coarse = torch.cat([coarse_upper[flat], coarse_lower[flat]])
-        fine = torch.cat([upper[~upper_cut & ~in_block], lower[~lower_cut & ~in_block]])
-        return torch.cat([coarse, fine]), torch.cat([upper[upper_cut], lower[lower_cut]])
+        surfaces += [upper[~upper_cut & ~in_block], lower[~lower_cut & ~in_block]]
+        return torch.cat(surfaces), torch.cat([upper[upper_cut], lower[lower_cut]])
 
     def color_at(self, points: Tensor) -> Tensor:
         """(..., 3) bilinear colour of the image at world points (..., 3)."""
@@ -271,15 +271,17 @@ def _halves(index: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([corner, below, across], -1), torch.stack([opposite, across, below], -1)
 
 
-def _flat_blocks(inverse: Tensor, cut: Tensor) -> Tensor:
+def _flat_blocks(inverse: Tensor, cut: Tensor, side: int) -> Tensor:
     """bool (rows, columns) of whole blocks without a cut whose inverse depth (H, W) is that of one plane."""
-    rows, columns = cut.shape[0] // BLOCK, cut.shape[1] // BLOCK
-    whole = inverse[: rows * BLOCK + 1, : columns * BLOCK + 1]
-    blocks = whole.unfold(0, BLOCK + 1, BLOCK).unfold(1, BLOCK + 1, BLOCK)
-    corners = blocks[..., ::BLOCK, ::BLOCK]
-    plane = F.interpolate(corners, (BLOCK + 1, BLOCK + 1), mode="bilinear", align_corners=True)
+    rows, columns = cut.shape[0] // side, cut.shape[1] // side
+    if not rows * columns:
+        return torch.zeros(rows, columns, dtype=torch.bool)
+    whole = inverse[: rows * side + 1, : columns * side + 1]
+    blocks = whole.unfold(0, side + 1, side).unfold(1, side + 1, side)
+    corners = blocks[..., ::side, ::side]
+    plane = F.interpolate(corners, (side + 1, side + 1), mode="bilinear", align_corners=True)
     bend = ((blocks - plane).abs() / blocks).amax((-2, -1))
-    cut_blocks = F.max_pool2d(cut[None, None].float(), BLOCK)[0, 0] > 0
+    cut_blocks = F.max_pool2d(cut[None, None].float(), side)[0, 0] > 0
     return (bend < FLATNESS) & ~cut_blocks
 
 

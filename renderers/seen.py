@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from pytorch3d.renderer import RayBundle
 from torch import Tensor
 
 from scenediff.renderers.bilinear import sample_map
 from scenediff.renderers.cameras import CameraView
 from scenediff.renderers.pixel_field import FieldSignal, FieldView, behind_surfaces, prefilter
 from scenediff.renderers.rays import ray_bundle
+
+REACH, STEPS = 0.6, 32  # how far along rays surfaces are looked for, in log depth either way; in how many
+STEEPEST = 0.1  # a larger change of log depth within a step is no surface, but the edge of one
 
 
 @dataclass(frozen=True)
@@ -21,18 +25,22 @@ class Seen:
     Attributes:
         share: (batch, 1, height, width) in [0, 1], how surely they did.
         image: (batch, 3, height, width) in [-1, 1], the colour there of the view that saw it most surely.
+        log_depth: (batch, 1, height, width) where that view says that the surface is, along this view's
+            optical axis, metres.
     """
 
     share: Tensor
     image: Tensor
+    log_depth: Tensor
 
 
 def seen_before(views: Sequence[FieldView], view: CameraView, depth: Tensor, tolerance: float) -> Seen:
-    """Looks up the surface points of a view in other views.
+    """Looks for the surfaces that other views saw along the rays of a view, near the depths that it shows.
 
-    The share is 1 where a point's depth in another view is what that view predicts, falls with the ratio of
-    the two, and is 0 outside the view's frame, behind it, or where it was dropped. Of several views the
-    surest counts.
+    A rendered depth is an average of what a field holds for possible; the surface of a depth map is one of
+    them, and sharp. The share is 1 where it is at the rendered depth, falls with the ratio of the two, and is
+    0 where there is none within the other view's frame, or the view was dropped. Of several views the surest
+    counts.
 
     Args:
         views: the views that may have seen it, with predicted depths.
@@ -40,15 +48,51 @@ def seen_before(views: Sequence[FieldView], view: CameraView, depth: Tensor, tol
         depth: (batch, 1, height, width) metres along its optical axis.
         tolerance: difference of log depths at which the share has fallen to 1/e.
     """
-    shares, colours = [], []
+    found = []
     with torch.autocast(depth.device.type, enabled=False):  # half precision would miss by pixels
         bundle = ray_bundle(view)
-        points = bundle.origins + bundle.directions * depth.float().flatten(2).transpose(1, 2)
+        log_depth = depth.float().flatten(1).log()  # (batch, rays)
         for other in prefilter(FieldSignal(tuple(views)), min(view.size)).views:
-            grid, behind, shown = behind_surfaces(other, points)
-            shares.append(shown * torch.exp(-(behind / tolerance).square()))
-            colours.append(sample_map(other.image.float(), grid))
-    share, surest = torch.stack(shares).max(0)  # (batch, rays)
-    index = surest[None, ..., None].expand(-1, -1, -1, 3)
-    colour = torch.stack(colours).gather(0, index)[0]
-    return Seen(share[:, None].unflatten(-1, view.size), colour.transpose(1, 2).unflatten(-1, view.size))
+            surface, there = nearest_surface(other, bundle, log_depth)
+            grid, _, shown = behind_surfaces(other, _at(bundle, surface))
+            share = there * shown * torch.exp(-((surface - log_depth) / tolerance).square())
+            found.append((share, surface, sample_map(other.image.float(), grid)))
+    shares, surfaces, colours = (torch.stack(parts) for parts in zip(*found, strict=True))
+    share, surest = shares.max(0)  # (batch, rays)
+    surface = surfaces.gather(0, surest[None])[0]
+    colour = colours.gather(0, surest[None, ..., None].expand(-1, -1, -1, 3))[0]
+    share, surface = (part[:, None].unflatten(-1, view.size) for part in (share, surface))
+    return Seen(share, colour.transpose(1, 2).unflatten(-1, view.size), surface)
+
+
+def nearest_surface(view: FieldView, bundle: RayBundle, log_depth: Tensor) -> tuple[Tensor, Tensor]:
+    """Where rays enter the surface that a view predicts, nearest to given depths.
+
+    Steps along each ray find where it passes from the front of the surface to behind it, as relief mapping
+    does (Policarpo et al. 2005, Sec. 4), and the crossing is interpolated between them.
+
+    Args:
+        log_depth: (batch, rays) of the bundle's rays.
+
+    Returns:
+        log depths (batch, rays) of the surface, the given ones where there is none; 1 where there is, else 0.
+    """
+    steps = torch.linspace(-REACH, REACH, STEPS + 1, device=log_depth.device)
+    along = log_depth[..., None] + steps  # (batch, rays, steps + 1)
+    _, offset, shown = behind_surfaces(view, _at(bundle, along).flatten(1, 2))
+    offset, shown = offset.view(along.shape), shown.view(along.shape) > 0
+    before, behind = offset[..., :-1], offset[..., 1:]
+    crossing = (before < 0) & (behind >= 0) & (behind - before < STEEPEST) & shown[..., :-1] & shown[..., 1:]
+    share = (-before / (behind - before).clamp(min=1e-6)).clamp(0, 1)
+    places = torch.lerp(steps[:-1], steps[1:], share)
+    distance, index = torch.where(crossing, places.abs(), torch.inf).min(-1, keepdim=True)
+    there = distance[..., 0].isfinite()
+    return log_depth + torch.where(there, places.gather(-1, index)[..., 0], 0), there.float()
+
+
+def _at(bundle: RayBundle, log_depth: Tensor) -> Tensor:
+    """World points (batch, rays, [steps,] 3) at log depths (batch, rays[, steps])."""
+    origins, directions = bundle.origins, bundle.directions
+    if log_depth.ndim == 3:
+        origins, directions = origins[..., None, :], directions[..., None, :]
+    return origins + directions * log_depth.exp()[..., None]

@@ -61,6 +61,7 @@ class SamplingDefaults:
         guidance_scale: 1 for the model's own distribution.
         size: resolution of the diffusion: pixels of the shorter side.
         targets: views sampled in turn around the photo.
+        temperature: standard deviation of the noise to begin with; below 1, samples vary less and are softer.
     """
 
     scheduler: str = "ddim"
@@ -68,6 +69,7 @@ class SamplingDefaults:
     guidance_scale: float = 1.0
     size: int = 64
     targets: int = 2
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,8 @@ class ScenePipeline:
                 Scene(
                     _element(drawn.signal, index), self.renderer,
                     {"seed": one, "steps": steps, "guidance_scale": guidance_scale,
-                     "scheduler": self.defaults.scheduler, "fov_degrees": fov_degrees},
+                     "temperature": self.defaults.temperature, "scheduler": self.defaults.scheduler,
+                     "fov_degrees": fov_degrees},
                 )
                 for index, one in enumerate(group)
             ]  # fmt: skip
@@ -233,7 +236,8 @@ class ScenePipeline:
                 self.denoiser, self.renderer, make_scheduler(self.defaults.scheduler, self.scheduler),
                 [photo], [CameraView(target, size) for target in targets],
                 [draw_noise((3, *size), sources, photo.image.device) for _ in targets],
-                steps=steps, guidance_scale=guidance_scale, step_generators=sources, callback=advance,
+                steps=steps, guidance_scale=guidance_scale, temperature=self.defaults.temperature,
+                step_generators=sources, callback=advance,
             )
         return SceneBatch(map_signal(drawn.signal, Tensor.float), self.renderer, drawn.observations)
 

@@ -97,6 +97,12 @@ def test_other_schedulers_keep_seeds_apart_too(name: str) -> None:
     assert two[0].metadata["scheduler"] == name
 
 
+def test_without_temperature_all_samples_are_one() -> None:
+    first, second = tiny_pipeline(temperature=0.0)(random_photo(), 2)
+    assert torch.allclose(frames(first), frames(second), atol=1e-4)
+    assert first.metadata["temperature"] == 0
+
+
 @pytest.mark.parametrize(("width", "height"), [(96, 72), (72, 96), (97, 61), (64, 64), (160, 90)])
 def test_photos_of_any_shape(pipeline: ScenePipeline, width: int, height: int) -> None:
     scene = pipeline(random_photo(width, height), 1, fov_degrees=60.0)[0]

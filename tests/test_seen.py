@@ -10,20 +10,24 @@ import torch
 from pytorch3d.renderer import PerspectiveCameras
 from test_networks import FIELD, SMALL, photos, shaken, target
 
-from scenediff.networks.pixel_denoiser import PixelDenoiser
+from scenediff.networks.pixel_denoiser import TYPICAL_DEPTH, PixelDenoiser
 from scenediff.renderers.cameras import CameraView, look_ahead
-from scenediff.renderers.pixel_field import FieldView, PixelFieldRenderer
-from scenediff.renderers.seen import seen_before
+from scenediff.renderers.pixel_field import FieldSignal, FieldView, PixelFieldRenderer, Rendering
+from scenediff.renderers.rays import ray_bundle
+from scenediff.renderers.seen import nearest_surface, seen_before
 
-SIZE = (12, 16)
+SIZE, FINE = (12, 16), (48, 64)
 
 
 def wall(distance: float, cameras: PerspectiveCameras, present: float = 1.0) -> FieldView:
     """A view that predicts the same depth everywhere."""
-    log_depth = torch.full((1, 1, *SIZE), math.log(distance))
-    return FieldView(
-        cameras, torch.zeros(1, 4, *SIZE), log_depth, torch.zeros(1, 3, *SIZE), torch.tensor([present])
-    )
+    return seen_by(cameras, torch.full((1, 1, *SIZE), math.log(distance)), present)
+
+
+def seen_by(cameras: PerspectiveCameras, log_depth: torch.Tensor, present: float = 1.0) -> FieldView:
+    """A black view that predicts these depths."""
+    black = torch.zeros_like(log_depth).expand(-1, 3, -1, -1)
+    return FieldView(cameras, torch.zeros_like(black), log_depth, black, torch.tensor([present]))
 
 
 def share_of(views: list[FieldView], view: CameraView, depth: torch.Tensor, tolerance: float) -> torch.Tensor:
@@ -54,7 +58,7 @@ def test_a_step_forward_is_accounted_for() -> None:
     depth = torch.full((1, 1, *SIZE), 1.5)
     assert torch.allclose(share_of([wall(2.0, cameras)], nearer, depth, 0.1), torch.tensor(1.0), atol=1e-4)
     farther = share_of([wall(2.0, cameras)], nearer, depth + 0.5, 0.1)
-    assert torch.allclose(farther, torch.tensor(math.exp(-((math.log(2.5 / 2) / 0.1) ** 2))), atol=1e-4)
+    assert torch.allclose(farther, torch.tensor(math.exp(-((math.log(2 / 1.5) / 0.1) ** 2))), atol=1e-4)
 
 
 def test_what_lies_beside_the_frame_or_behind_it_was_not_seen() -> None:
@@ -79,6 +83,48 @@ def test_dropped_views_saw_nothing_and_the_surest_view_counts() -> None:
     assert torch.equal(both, share_of([sure], view, depth, 0.2))
 
 
+def test_surfaces_are_found_where_rays_meet_them() -> None:
+    """Seen from aside, a slanted plane is where its equation says; the rendered depth only points at it."""
+    cameras = look_ahead(1, 60.0)
+    ahead = ray_bundle(CameraView(cameras, FINE))
+    slope, distance = 0.3, 2.0  # z = distance + slope x, so on rays (x, y, 1) z: z = distance / (1 - slope x)
+    log_depth = (distance / (1 - slope * ahead.directions[..., 0])).log()
+    plane = seen_by(cameras, log_depth.view(1, 1, *FINE))
+    view = CameraView(moved(cameras, x=0.2), FINE)
+    bundle = ray_bundle(view)
+    expected = ((distance + slope * 0.2) / (1 - slope * bundle.directions[..., 0])).log()
+    found, there = nearest_surface(plane, bundle, expected + 0.3 * torch.rand(expected.shape) - 0.15)
+    inside = there > 0
+    assert inside.float().mean() > 0.75  # the rest lies beside the frame
+    assert torch.allclose(found[inside], expected[inside], atol=2e-3)  # bilinear between pixels
+
+
+def test_edges_are_no_surfaces() -> None:
+    """Rays that pass from in front of a near half to behind it, and on to the far one, meet the far one."""
+    cameras = look_ahead(1, 60.0)
+    log_depth = torch.full((1, 1, *FINE), math.log(3.0))
+    log_depth[..., : FINE[1] // 2] = math.log(1.5)  # the left half
+    step = seen_by(cameras, log_depth)
+    view = CameraView(moved(cameras, x=-0.5), FINE)  # from the right, behind the near half's edge
+    bundle = ray_bundle(view)
+    guess = torch.full(bundle.directions.shape[:2], math.log(2.2))
+    found, there = nearest_surface(step, bundle, guess)
+    surfaces = found[there > 0].exp()
+    assert len(surfaces) > 0.5 * guess.numel()
+    assert torch.minimum((surfaces - 3).abs(), (surfaces - 1.5).abs()).max() < 0.02
+    assert torch.equal(found[there == 0], guess[there == 0])
+
+
+def test_the_surface_nearest_to_the_rendered_depth_counts() -> None:
+    """Of two views that saw different surfaces on a ray, the one at the rendered depth counts."""
+    cameras = look_ahead(1, 60.0)
+    view = CameraView(cameras, SIZE)
+    walls = [wall(2.0, cameras), wall(2.5, cameras)]
+    for depth, expected in ((1.9, 2.0), (2.6, 2.5)):
+        seen = seen_before(walls, view, torch.full((1, 1, *SIZE), depth), 0.2)
+        assert torch.allclose(seen.log_depth, torch.tensor(math.log(expected)), atol=1e-4)
+
+
 def test_half_precision_around_it_changes_nothing() -> None:
     cameras = look_ahead(1, 60.0)
     view, depth = CameraView(moved(cameras, x=0.1), SIZE), torch.full((1, 1, *SIZE), 2.0)
@@ -87,26 +133,37 @@ def test_half_precision_around_it_changes_nothing() -> None:
         assert torch.equal(share_of([wall(2.1, cameras)], view, depth, 0.05), expected)
 
 
+class FlatRenderer(PixelFieldRenderer):
+    """Shows everything at nearly the depth that is predicted before training."""
+
+    def render_all(self, signal: FieldSignal, view: CameraView) -> Rendering:
+        rendering = super().render_all(signal, view)
+        depth = torch.full_like(rendering.depth, 1.03 * TYPICAL_DEPTH)
+        return replace(rendering, depth=depth, opacity=torch.ones_like(depth))
+
+
 @torch.no_grad()
 def test_samples_keep_what_was_seen_and_nothing_else() -> None:
     torch.manual_seed(0)
-    keeping, free = (  # what is untrained renders depths far from those that it predicts
-        PixelDenoiser(replace(SMALL, keep=keep), PixelFieldRenderer(FIELD)).eval() for keep in (2.0, 0.0)
+    keeping, free = (
+        PixelDenoiser(replace(SMALL, keep=keep), FlatRenderer(FIELD)).eval() for keep in (0.2, 0.0)
     )
     shaken(keeping)
+    for part in (keeping.head.weight, keeping.head.bias):
+        part[-4] = 0  # depths are what they are before training
     free.load_state_dict(keeping.state_dict())
     context, view = photos(2, (32, 48)), target(2)
     noisy, steps, drop = torch.randn(2, 3, 16, 24), torch.tensor([500, 500]), torch.tensor([False, True])
     encoded = [denoiser.encode([context], view, drop) for denoiser in (keeping, free)]
     seen = encoded[0].extras.seen
-    assert seen[0].max() > 0.1
+    assert seen[0].min() > 0.9
     assert seen[1].max() == encoded[1].extras.seen.max() == 0
     kept, made = (
         denoiser.denoise(noisy, steps, one, view).views[-1]
         for denoiser, one in zip((keeping, free), encoded, strict=True)
     )
     guess = encoded[0].extras
-    assert torch.allclose(kept.log_depth, made.log_depth.lerp(guess.depth.log(), seen), atol=1e-5)
+    assert torch.allclose(kept.log_depth, made.log_depth.lerp(guess.surface, seen), atol=1e-5)
     assert torch.allclose(kept.image, made.image.lerp(guess.kept, seen), atol=1e-5)
     assert torch.equal(kept.features, made.features)
     keeping.train()

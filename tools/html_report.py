@@ -28,7 +28,8 @@ from scenediff.tools.video import to_pixels
 PARTS = Path(__file__).with_name("report_page")
 MEGABYTES = 100  # of models, together: more makes a page slow to open
 SAMPLE_FACTS = {
-    "seed": "seed", "steps": "steps", "guidance_scale": "guidance scale", "scheduler": "scheduler",
+    "seed": "seed", "steps": "steps", "guidance_scale": "guidance scale",
+    "temperature": "temperature", "scheduler": "scheduler",
     "baked_psnr_db": "drawn frame against the field, dB",
 }  # fmt: skip
 

@@ -37,9 +37,9 @@ class DenoiserConfig:
         attention_levels: coarsest levels with attention.
         embedding: width of the conditioning vector.
         detail: the photo is read at this multiple of the diffusion's resolution.
-        keep: samples keep what the context saw: where it saw a point of the target view, within this
-            difference of log depth, the target's depth is that of the deterministic render and its image
-            estimate shows the context's pixel. 0 leaves all to the noise, as in training.
+        keep: samples keep what the context saw: where the target view meets a surface that it saw, within
+            this difference of log depth of the deterministic render, the target's depth is that surface's and
+            its image estimate shows the context's pixel. 0 leaves all to the noise, as in training.
     """
 
     channels: tuple[int, ...] = (64, 128, 192, 256)
@@ -57,10 +57,12 @@ class Guess(Rendering):
     Attributes:
         seen: (batch, 1, height, width) in [0, 1], how surely the context saw what it shows.
         kept: (batch, 3, height, width) the context's pixels there.
+        surface: (batch, 1, height, width) the log depth there.
     """
 
     seen: Tensor
     kept: Tensor
+    surface: Tensor
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,10 @@ class PixelDenoiser(nn.Module):
         """The rendering with what samples are to keep of it: nothing while the network trains."""
         if not self._keeps():
             nothing = torch.zeros_like(rendering.opacity, dtype=torch.float32)
-            return Guess(**vars(rendering), seen=nothing, kept=rendering.image)
+            return Guess(**vars(rendering), seen=nothing, kept=rendering.image, surface=nothing)
         seen = seen_before(views, target_view, rendering.depth, self.config.keep)
         share = seen.share * rendering.opacity.float().clamp(0, 1)
-        return Guess(**vars(rendering), seen=share, kept=seen.image)
+        return Guess(**vars(rendering), seen=share, kept=seen.image, surface=seen.log_depth)
 
     def _keeps(self) -> bool:
         return bool(self.config.keep) and not self.training
@@ -137,7 +139,7 @@ class PixelDenoiser(nn.Module):
         maps = self._read(self.target_stem(inputs), timesteps, role=1)
         features, log_depth, image = self._split(maps)
         if self._keeps():
-            log_depth = torch.lerp(log_depth, rendering.depth.float().log(), rendering.seen)
+            log_depth = torch.lerp(log_depth, rendering.surface, rendering.seen)
             image = torch.lerp(image, rendering.kept.float(), rendering.seen)
         present = torch.ones_like(noisy[:, 0, 0, 0])
         view = FieldView(target_view.cameras, features, log_depth, image, present)
