@@ -86,10 +86,10 @@ class KeyView:
         right, down = (cut[0] for cut in depth_maps.cuts(self.depth))
         upper_cut, lower_cut = right[:-1] | down[:, :-1], right[1:] | down[:, 1:]
         cut, in_block = upper_cut | lower_cut, torch.zeros(height - 1, width - 1, dtype=torch.bool)
-        index = torch.arange(height * width).reshape(height, width)
+        inverse, index = 1 / self.depth[0, 0], torch.arange(height * width).reshape(height, width)
         surfaces: list[Tensor] = []
         for block in BLOCKS:
-            flat = _flat_blocks(1 / self.depth[0, 0], cut | in_block, block)
+            flat = _flat_blocks(inverse, cut | in_block, block)
             rows, columns = (block * count for count in flat.shape)
             in_block[:rows, :columns] |= flat.repeat_interleave(block, 0).repeat_interleave(block, 1)
             surfaces += [half[flat] for half in _halves(index[: rows + 1 : block, : columns + 1 : block])]

@@ -33,7 +33,7 @@ from scenediff.renderers.fused_field import (
     pack_camera,
 )
 from scenediff.renderers.fused_rays import composite_rays, place_on_rays
-from scenediff.renderers.rays import invert_cdf, log_spaced_edges, ray_bundle, stratified_quantiles
+from scenediff.renderers.rays import along, invert_cdf, log_spaced_edges, ray_bundle, stratified_quantiles
 
 
 @dataclass(frozen=True)
@@ -306,8 +306,7 @@ class PixelFieldRenderer(nn.Module):
         """Values (batch, rays, 3 + features), depth and opacity (batch, rays) of rays."""
         with torch.autocast(bundle.origins.device.type, enabled=False):
             log_depth = self.place_samples(signal, bundle)  # (batch, rays, samples)
-            reached = bundle.directions[..., None, :] * log_depth.exp()[..., None]
-            points = bundle.origins[..., None, :] + reached
+            points = along(bundle.origins, bundle.directions, log_depth.exp())
         logits, values = self.decode(signal, points.flatten(1, 2))
         shape = log_depth.shape
         logits, values = logits.view(shape), values.view(*shape, -1)
@@ -335,7 +334,7 @@ class PixelFieldRenderer(nn.Module):
         edges = log_spaced_edges(config.near, config.far, config.proposal_bins, bundle.origins)
         centres = (edges[1:] + edges[:-1]) / 2
         width = edges[1] - edges[0]
-        points = bundle.origins[..., None, :] + bundle.directions[..., None, :] * centres.exp()[:, None]
+        points = along(bundle.origins, bundle.directions, centres.exp())
         likely = torch.zeros(points.shape[:-1], dtype=points.dtype, device=points.device)
         for view in signal.views:
             _, offset, shown = behind_surfaces(view, points.flatten(1, 2))

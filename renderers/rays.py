@@ -87,6 +87,11 @@ def camera_rays(view: CameraView) -> Tensor:
     return torch.nn.functional.normalize(torch.cat([plane, ones(batch, 1, height, width)], dim=1), dim=1)
 
 
+def along(origins: Tensor, directions: Tensor, distances: Tensor) -> Tensor:
+    """(batch, rays, samples, 3) world points at distances ([batch, rays,] samples) along rays."""
+    return origins[:, :, None] + directions[:, :, None] * distances[..., None]
+
+
 def log_spaced_edges(near: float, far: float, bins: int, like: Tensor) -> Tensor:
     """(bins + 1,) log depths of the edges of bins that are equally wide in log depth."""
     return torch.linspace(math.log(near), math.log(far), bins + 1, dtype=like.dtype, device=like.device)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from scenediff.renderers.bilinear import sample_map
 from scenediff.renderers.cameras import CameraView
-from scenediff.renderers.pixel_field import FieldSignal, FieldView, behind_surfaces, prefilter
-from scenediff.renderers.rays import ray_bundle
+from scenediff.renderers.pixel_field import FieldSignal, FieldView, behind_surfaces, prefilter, project
+from scenediff.renderers.rays import along, ray_bundle
 
 REACH, STEPS = 0.6, 32  # how far along rays surfaces are looked for, in log depth either way; in how many
 STEEPEST = 0.1  # a larger change of log depth within a step is no surface, but the edge of one
@@ -54,8 +54,9 @@ def seen_before(views: Sequence[FieldView], view: CameraView, depth: Tensor, tol
         log_depth = depth.float().flatten(1).log()  # (batch, rays)
         for other in prefilter(FieldSignal(tuple(views)), min(view.size)).views:
             surface, there = nearest_surface(other, bundle, log_depth)
-            grid, _, shown = behind_surfaces(other, _at(bundle, surface))
-            share = there * shown * torch.exp(-((surface - log_depth) / tolerance).square())
+            points = along(bundle.origins, bundle.directions, surface.exp()[..., None])[:, :, 0]
+            grid, _ = project(points, other.cameras, other.photo_size)
+            share = there * torch.exp(-((surface - log_depth) / tolerance).square())
             found.append((share, surface, sample_map(other.image.float(), grid)))
     shares, surfaces, colours = (torch.stack(parts) for parts in zip(*found, strict=True))
     share, surest = shares.max(0)  # (batch, rays)
@@ -78,9 +79,10 @@ def nearest_surface(view: FieldView, bundle: RayBundle, log_depth: Tensor) -> tu
         log depths (batch, rays) of the surface, the given ones where there is none; 1 where there is, else 0.
     """
     steps = torch.linspace(-REACH, REACH, STEPS + 1, device=log_depth.device)
-    along = log_depth[..., None] + steps  # (batch, rays, steps + 1)
-    _, offset, shown = behind_surfaces(view, _at(bundle, along).flatten(1, 2))
-    offset, shown = offset.view(along.shape), shown.view(along.shape) > 0
+    tried = log_depth[..., None] + steps  # (batch, rays, steps + 1)
+    points = along(bundle.origins, bundle.directions, tried.exp())
+    _, offset, shown = behind_surfaces(view, points.flatten(1, 2))
+    offset, shown = offset.view(tried.shape), shown.view(tried.shape) > 0
     before, behind = offset[..., :-1], offset[..., 1:]
     crossing = (before < 0) & (behind >= 0) & (behind - before < STEEPEST) & shown[..., :-1] & shown[..., 1:]
     share = (-before / (behind - before).clamp(min=1e-6)).clamp(0, 1)
@@ -88,11 +90,3 @@ def nearest_surface(view: FieldView, bundle: RayBundle, log_depth: Tensor) -> tu
     distance, index = torch.where(crossing, places.abs(), torch.inf).min(-1, keepdim=True)
     there = distance[..., 0].isfinite()
     return log_depth + torch.where(there, places.gather(-1, index)[..., 0], 0), there.float()
-
-
-def _at(bundle: RayBundle, log_depth: Tensor) -> Tensor:
-    """World points (batch, rays, [steps,] 3) at log depths (batch, rays[, steps])."""
-    origins, directions = bundle.origins, bundle.directions
-    if log_depth.ndim == 3:
-        origins, directions = origins[..., None, :], directions[..., None, :]
-    return origins + directions * log_depth.exp()[..., None]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scenediff.renderers.cameras import PinholeView
+from scenediff.renderers.rays import along
 from scenediff.renderers.volume_network import (
     STANDARD_RGB,
     PointNetwork,
@@ -30,7 +31,6 @@ from scenediff.renderers.volume_network import (
 )
 from scenediff.renderers.volume_rays import (
     absorption,
-    along,
     compact,
     fine_distances,
     fixed_uniform,

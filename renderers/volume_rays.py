@@ -53,11 +53,6 @@ def pinhole_rays(view: PinholeView) -> tuple[Tensor, Tensor]:
     return view.cam_to_world[:, None, :3, 3], directions
 
 
-def along(origins: Tensor, directions: Tensor, distances: Tensor) -> Tensor:
-    """(batch, rays, samples, 3) world points at distances ([batch, rays,] samples) along rays."""
-    return origins[:, :, None] + directions[:, :, None] * distances[..., None]
-
-
 def absorption(density: Tensor, distances: Tensor) -> Tensor:
     """(..., samples) share of each ray that ends in each sample; distances increase."""
     step = distances.diff(dim=-1)

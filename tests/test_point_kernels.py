@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from scenediff.renderers import cuda_source, fused_volume, point_kernels
 from scenediff.renderers.cuda_source import CompileError, compile_cuda
+from scenediff.renderers.rays import along
 from scenediff.renderers.volume_field import VolumeFieldRenderer, VolumeSignal
 from scenediff.renderers.volume_network import (
     Modulation,
@@ -25,7 +26,7 @@ from scenediff.renderers.volume_network import (
     VolumeConfig,
     look,
 )
-from scenediff.renderers.volume_rays import along, integrate, pinhole_rays
+from scenediff.renderers.volume_rays import integrate, pinhole_rays
 
 CONFIG = VolumeConfig(width=512, map_channels=16, feature_channels=8, near=0.5, far=4.0, coarse=16, fine=16)
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9

@@ -9,10 +9,10 @@ import torch
 from tiny_dit import FIELD, SIZE, random_view
 from torch import Tensor
 
+from scenediff.renderers.rays import along
 from scenediff.renderers.volume_field import VolumeFieldRenderer, VolumeSignal, map_volume
 from scenediff.renderers.volume_rays import (
     absorption,
-    along,
     fine_distances,
     fixed_uniform,
     integrate,
