@@ -23,6 +23,7 @@ except ImportError:  # Triton has no wheels for some platforms; CUDA tensors the
 
 
 FEW_CHANNELS = 8  # below, grid_sample is as fast
+RUN, RUN_CHANNELS = 64, 32  # points whose gradients one program adds up, and from how many channels it does
 
 
 def sample_map(image_map: Tensor, grid: Tensor) -> Tensor:
@@ -133,6 +134,53 @@ if triton is not None:
         tl.atomic_add(base + ((bottom * width + right) * channels)[:, None], grad * gx * gy, mask=keep,
                       sem="relaxed")
 
+    @triton.jit
+    def _add_corners(base, a, b, c, d, left, top, height, width, channels, lanes):
+        """Adds to the four pixels around a position, of which the lower right one may be beyond the edge."""
+        right = tl.minimum(left + 1, width - 1)
+        bottom = tl.minimum(top + 1, height - 1)
+        tl.atomic_add(base + (top * width + left) * channels, a, mask=lanes & (a != 0.0), sem="relaxed")
+        tl.atomic_add(base + (top * width + right) * channels, b, mask=lanes & (b != 0.0), sem="relaxed")
+        tl.atomic_add(base + (bottom * width + left) * channels, c, mask=lanes & (c != 0.0), sem="relaxed")
+        tl.atomic_add(base + (bottom * width + right) * channels, d, mask=lanes & (d != 0.0), sem="relaxed")
+
+    @triton.jit
+    def _scatter_runs_kernel(
+        grad_out_ptr, grid_ptr, grad_map_ptr, points, row, height, width, channels,
+        RUN: tl.constexpr, WIDTH: tl.constexpr,
+    ):
+        """Point after point: along a ray many lie between the same pixels, which are then added to once."""
+        batch = tl.program_id(1).to(tl.int64)
+        channel = tl.arange(0, WIDTH)
+        lanes = channel < channels
+        base = grad_map_ptr + batch * height * width * channels + channel
+        a = tl.zeros([WIDTH], dtype=tl.float32)
+        b = tl.zeros([WIDTH], dtype=tl.float32)
+        c = tl.zeros([WIDTH], dtype=tl.float32)
+        d = tl.zeros([WIDTH], dtype=tl.float32)
+        at_left = 0
+        at_top = 0
+        start = tl.program_id(0) * RUN
+        for point in range(start, tl.minimum(start + RUN, points)):
+            left, _, top, _, fx, fy = _corners(
+                grid_ptr + batch * points * 2, point, point < points, height, width
+            )
+            if (left != at_left) | (top != at_top):
+                _add_corners(base, a, b, c, d, at_left, at_top, height, width, channels, lanes)
+                a = tl.zeros([WIDTH], dtype=tl.float32)
+                b = tl.zeros([WIDTH], dtype=tl.float32)
+                c = tl.zeros([WIDTH], dtype=tl.float32)
+                d = tl.zeros([WIDTH], dtype=tl.float32)
+                at_left = left
+                at_top = top
+            out = grad_out_ptr + (batch * points + point) * row + channel
+            grad = tl.load(out, mask=lanes, other=0.0).to(tl.float32)
+            a += grad * ((1 - fx) * (1 - fy))
+            b += grad * (fx * (1 - fy))
+            c += grad * ((1 - fx) * fy)
+            d += grad * (fx * fy)
+        _add_corners(base, a, b, c, d, at_left, at_top, height, width, channels, lanes)
+
 
 class _GatherBilinear(torch.autograd.Function):
     @staticmethod
@@ -168,12 +216,14 @@ def scatter_map(values: Tensor, grid: Tensor, shape: Sequence[int]) -> Tensor:
     batch, channels, height, width = shape
     points = grid.shape[1]
     result = torch.zeros(batch, height, width, channels, dtype=torch.float32, device=grid.device)
-    if batch * points:
-        launch, block, lanes = _launch(batch, points, channels)
-        _scatter_kernel[launch](
-            values, grid, result, points, values.stride(1), height, width, channels,
-            BLOCK=block, WIDTH=lanes,
+    launch, block, lanes = _launch(batch, points, channels)
+    arguments = values, grid, result, points, values.stride(1), height, width, channels
+    if batch * points and channels >= RUN_CHANNELS:
+        _scatter_runs_kernel[(triton.cdiv(points, RUN), batch)](
+            *arguments, RUN=RUN, WIDTH=lanes, num_warps=max(1, min(4, lanes // 64))
         )
+    elif batch * points:
+        _scatter_kernel[launch](*arguments, BLOCK=block, WIDTH=lanes)
     return result.permute(0, 3, 1, 2)
 
 

@@ -1,9 +1,9 @@
 """Residual blocks on many points for training on a GPU: little memory, few passes over it.
 
-Of every block only its input is kept; the backward pass computes the hidden layer again, one of seven matrix
-products. The scale and shift of an element's noise level are folded into its weights beforehand, so that the
-only elementwise work left is that of the two ReLUs and of the sum. What is elementwise is summed over points
-for the biases' gradients in the same pass.
+Of every block only what its first ReLU lets pass is kept; the backward pass computes the hidden layer
+again, one of seven matrix products. The scale and shift of an element's noise level are folded into its
+weights beforehand, so that the only elementwise work left is that of the two ReLUs and of the sum. What is
+elementwise is summed over points for the biases' gradients in the same pass.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def residual_blocks(
         weight, bias = weight * (1 + scale)[..., None], bias * (1 + scale) + shift
         weight2, bias2 = (torch.stack(parts) for parts in zip(*second, strict=True))
         given = (state, weight, bias, weight2, bias2)
-        return _ResidualBlocks.apply(*(part.to(dtype) for part in given))
+        return _ResidualBlocks.apply(*(part.to(dtype).contiguous() for part in given))
 
 
 class _ResidualBlocks(torch.autograd.Function):
@@ -60,27 +60,28 @@ class _ResidualBlocks(torch.autograd.Function):
     def forward(
         ctx: Any, state: Tensor, first: Tensor, bias: Tensor, second: Tensor, second_bias: Tensor
     ) -> Tensor:
-        states = [state.contiguous()]
-        states += [torch.empty_like(states[0]) for _ in second]
-        for element, start in enumerate(states[0]):
-            active = start.relu()
+        result, passed = torch.empty_like(state), [torch.empty_like(state) for _ in second]
+        change = torch.empty_like(state[0])
+        for element, total in enumerate(result):
+            before = state[element]
+            torch.clamp(before, min=0, out=passed[0][element])
             for k in range(len(second)):
-                hidden = _hidden(active, first[element, k], bias[element, k])
-                following = states[k + 1][element]
-                torch.addmm(second_bias[k], hidden, second[k].t(), out=following)
-                _add_and_clip(following, states[k][element], active)
-        ctx.save_for_backward(first, bias, second, *states[:-1])
-        return states[-1]
+                hidden = _hidden(passed[k][element], first[element, k], bias[element, k])
+                torch.addmm(second_bias[k], hidden, second[k].t(), out=change)
+                _add_and_clip(before, change, total, passed[k + 1][element] if k + 1 < len(second) else None)
+                before = total
+        ctx.save_for_backward(first, bias, second, *passed)
+        return result
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        first, bias, second, *states = ctx.saved_tensors
+        first, bias, second, *passed = ctx.saved_tensors
         gradient = gradient.clone(memory_format=torch.contiguous_format)
         grads = [torch.zeros_like(part, dtype=torch.float32) for part in (first, bias, second, second[:, 0])]
         for element, g in enumerate(gradient):
             total = g.sum(0, dtype=torch.float32)
             for k in reversed(range(len(second))):
-                active = states[k][element].relu()
+                active = passed[k][element]
                 hidden = _hidden(active, first[element, k], bias[element, k])
                 grads[2][k] += _outer(g, hidden)
                 grads[3][k] += total
@@ -105,13 +106,18 @@ def _outer(left: Tensor, right: Tensor) -> Tensor:
     return torch.bmm(left.mT, right).sum(0, dtype=torch.float32)
 
 
-def _add_and_clip(total: Tensor, change: Tensor, clipped: Tensor) -> None:
-    """total += change, clipped = relu(total)."""
+def _add_and_clip(before: Tensor, change: Tensor, total: Tensor, clipped: Tensor | None) -> None:
+    """total = before + change, clipped = relu(total) where wanted."""
     if not _has_kernels(total):
-        torch.clamp(total.add_(change), min=0, out=clipped)
+        torch.add(before, change, out=total)
+        if clipped is not None:
+            torch.clamp(total, min=0, out=clipped)
         return
     count = total.numel()
-    _add_clip[(triton.cdiv(count, 4096),)](total, change, clipped, count, BLOCK=4096, num_warps=8)
+    _add_clip[(triton.cdiv(count, 4096),)](
+        before, change, total, total if clipped is None else clipped, count, CLIP=clipped is not None,
+        BLOCK=4096, num_warps=8,
+    )
 
 
 def _keep_where_positive(change: Tensor, sign: Tensor, total: Tensor | None = None) -> Tensor:
@@ -141,13 +147,14 @@ def _has_kernels(x: Tensor) -> bool:
 if triton is not None:
 
     @triton.jit
-    def _add_clip(total, change, clipped, count, BLOCK: tl.constexpr):
+    def _add_clip(before, change, total, clipped, count, CLIP: tl.constexpr, BLOCK: tl.constexpr):
         i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         keep = i < count
-        after = tl.load(total + i, mask=keep, other=0.0).to(tl.float32)
+        after = tl.load(before + i, mask=keep, other=0.0).to(tl.float32)
         after += tl.load(change + i, mask=keep, other=0.0).to(tl.float32)
         tl.store(total + i, after.to(total.dtype.element_ty), mask=keep)
-        tl.store(clipped + i, tl.maximum(after, 0.0).to(clipped.dtype.element_ty), mask=keep)
+        if CLIP:
+            tl.store(clipped + i, tl.maximum(after, 0.0).to(clipped.dtype.element_ty), mask=keep)
 
     @triton.jit
     def _gate(change, sign, into, sums, rows, ADD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr):

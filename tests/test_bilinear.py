@@ -7,7 +7,7 @@ import torch
 from interpreted import check_interpreted
 from torch import Tensor
 
-from scenediff.renderers.bilinear import gather_reference, sample_map
+from scenediff.renderers.bilinear import RUN_CHANNELS, gather_reference, sample_map
 
 
 def naive_lookup(image_map: Tensor, grid: Tensor) -> Tensor:
@@ -59,8 +59,10 @@ def test_gradients_reach_map_and_points() -> None:
 
 def check_kernels(apply, device: str) -> None:
     """Values and gradients of the Triton kernels against `gather_reference`, with odd numbers of channels."""
-    for channels in (1, 3, 5, 20):
+    for channels in (1, 3, 5, 20, RUN_CHANNELS + 3):
         image_map, grid = example(channels, device)
+        grid = grid.repeat_interleave(3, dim=1)  # runs of points between the same pixels
+        grid = grid + 0.01 * torch.rand(2, 111, 2, device=device)
         image_map.requires_grad_()
         fast, slow = apply(image_map, grid), gather_reference(image_map, grid)
         assert torch.allclose(fast, slow, atol=1e-5), channels
