@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -271,10 +272,11 @@ def _gradient_step(
     def gradients(batch: Any, *randoms: Tensor) -> dict[str, Tensor]:
         for parameter in trainable:
             parameter.grad = None
-        with accelerator.autocast():
-            terms = step_module(batch, *randoms)
-            loss = sum(terms.values())
-        accelerator.backward(loss)
+        with fastest_convolutions():
+            with accelerator.autocast():
+                terms = step_module(batch, *randoms)
+                loss = sum(terms.values())
+            accelerator.backward(loss)
         return {name: value.detach() for name, value in {**terms, "loss": loss}.items()}
 
     recorded = config.cuda_graphs and accelerator.device.type == "cuda"
@@ -291,6 +293,14 @@ def _gradient_step(
         return {**terms, "gradient_norm": norm.detach()}
 
     return clipped
+
+
+def fastest_convolutions() -> AbstractContextManager[None]:
+    """On a GPU, tries the ways to compute each new shape of convolution and takes the fastest then on."""
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(
+        enabled=cudnn.enabled, benchmark=True, deterministic=cudnn.deterministic, allow_tf32=cudnn.allow_tf32
+    )
 
 
 def _average_gradients(trainable: Sequence[nn.Parameter]) -> None:

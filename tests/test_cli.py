@@ -376,6 +376,9 @@ def test_wrong_options_of_training(capsys, tmp_path, photo):
     fails(capsys, ["train", "rooms", "-o", run, "--batch-size", "0"], "--batch-size")
     fails(capsys, ["train", "rooms", "-o", run, "--pool-warmup", "0"], "--pool-warmup")
     fails(capsys, ["train", "rooms", "-o", run, "--render-seconds", "-1"], "--render-seconds")
+    fails(capsys, ["train", "rooms", "-o", run, "--photos", "-1"], "--photos")
+    without = ["--photos", "4", "--no-depth-supervision"]
+    fails(capsys, ["train", "rooms", "-o", run, *without], "--photos", "--no-depth-supervision")
     fails(capsys, ["train", "rooms", "-o", run, "--size", "100"], "--size", "64")
     fails(capsys, ["train", "rooms", "-o", run, "--resume"], "--resume")
     fails(capsys, ["train", "rooms", "-o", tmp_path], tmp_path, "not empty")
@@ -402,6 +405,8 @@ def test_training_gets_its_options_and_ends_with_one_line_of_json(capsys, monkey
     assert (run.output, run.train.max_steps, run.train.seed, run.data_seed) == (out, 3, 7, 7)
     assert (run.view_size, run.render_seconds, run.pool_warmup) == (192, 5, 6)
     assert not run.depth_supervision
+    assert main(["train", "rooms", "-o", str(tmp_path / "other"), "--photos", "4"]) == 0
+    assert (runs[1].depth_supervision, runs[1].draw.photos, run.draw.photos) == (True, 4, 0)
 
 
 def test_wrong_options_of_the_evaluations(capsys, tmp_path):

@@ -114,6 +114,14 @@ def test_single_photos_keep_their_depths_and_focal_lengths(pool: GroupPool) -> N
         GroupPool(5, "cpu").draw_photos(1, PLAIN, torch.Generator())
 
 
+def test_batches_have_further_photos_where_wanted(pool: GroupPool) -> None:
+    assert drawn(pool, 3).truth.photos is None
+    photos = drawn(pool, 3, photos=4).truth.photos
+    assert photos.photo.image.shape == (12, 3, SIZE, SIZE)
+    assert photos.depth.shape == (12, 1, SIZE, SIZE)
+    assert (photos.depth > 0).all()
+
+
 def test_half_of_the_groups_are_mirrored(pool: GroupPool) -> None:
     """The affine map from the room, known by its colours, to the batch's world has determinant 1 or -1."""
     batch = drawn(pool, 60)

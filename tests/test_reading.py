@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pytest
 import torch
 from tiny_pipeline import tiny_pipeline
 
 from scenediff.datasets.rooms.pool import PhotoBatch
 from scenediff.forward import Observation
-from scenediff.networks.reading import PhotoReading
+from scenediff.networks.reading import PhotoReading, ReadingBeside
 from scenediff.networks.regularizers import DepthSupervision
 from scenediff.renderers.cameras import CameraView, look_ahead
 
@@ -56,3 +59,30 @@ def test_what_is_hidden_is_drawn_at_the_wanted_share() -> None:
     (drop,) = reading.draw(photo_batch(400, 8), 0.25, torch.Generator().manual_seed(0))
     assert drop.shape == (400,)
     assert 60 < drop.sum() < 140  # 4.6 standard deviations about 100
+
+
+def test_beside_the_objective_it_scores_the_batch_s_further_photos() -> None:
+    denoiser, depth = tiny_pipeline(size=16).denoiser, DepthSupervision()
+    photos = photo_batch()
+    with torch.no_grad():
+        alone = PhotoReading(denoiser, 16, depth)(photos, torch.zeros(4, dtype=torch.bool))["reading"]
+        term = ReadingBeside(denoiser, 16, depth, weight=3.0)
+        found = term(None, None, SimpleNamespace(truth=SimpleNamespace(photos=photos)), None)
+        assert list(found) == ["reading"]
+        assert found["reading"].item() == pytest.approx(3 * alone.item(), rel=1e-5)
+        assert term(None, None, SimpleNamespace(truth=SimpleNamespace(photos=None)), None) == {}
+
+
+def test_fine_tuning_changes_late_image_features_only() -> None:
+    denoiser = tiny_pipeline(size=16).denoiser
+    tuned = denoiser.backbone.fine_tune()
+    PhotoReading(denoiser, 16, DepthSupervision())(photo_batch(), torch.zeros(4, dtype=torch.bool))[
+        "reading"
+    ].backward()
+    changed = {name for name, value in denoiser.backbone.named_parameters() if value.grad is not None}
+    assert {id(value) for name, value in denoiser.backbone.named_parameters() if name in changed} == {
+        id(value) for value in tuned
+    }
+    assert any(name.startswith("blocks.10.") for name in changed)
+    assert not any(name.startswith(("stem", "norm", "blocks.2.")) for name in changed)
+    assert denoiser.backbone.fine_tune(False) == []

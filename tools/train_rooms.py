@@ -19,7 +19,7 @@ from scenediff.datasets.rooms.pool import DrawConfig, GroupPool, PhotoBatch
 from scenediff.datasets.rooms.stream import RoomBatch, RoomStream, render_groups
 from scenediff.losses import LossWeights, Regularizer, TrainingBatch
 from scenediff.networks.pixel_denoiser import DenoiserConfig
-from scenediff.networks.reading import PhotoReading
+from scenediff.networks.reading import PhotoReading, ReadingBeside
 from scenediff.networks.regularizers import DepthSupervision, DirectImage
 from scenediff.pipeline import SamplingDefaults, ScenePipeline, build_model, load
 from scenediff.renderers.pixel_field import FieldConfig
@@ -55,7 +55,7 @@ class RoomsRun:
         loss: weights of the objective.
         depth: weights of the depth terms.
         direct: weight of the target's own image estimate.
-        draw: how batches are made.
+        draw: how batches are made; with photos in them, the image features are fine-tuned in all stages.
         denoiser: sizes of the network.
         field_config: sizes of the field.
     """
@@ -102,8 +102,10 @@ def train_rooms(run: RoomsRun, device: torch.device | str) -> dict[str, float]:
             renderer.stop()
         reading = {} if run.resume else learn_reading(pipeline, pool, run)
         step = training_step(pipeline, run)
+        features = pipeline.denoiser.backbone.fine_tune(run.draw.photos > 0)
         figures = train(
             step, next_batch, run.train, run.output, resume=run.resume,
+            pretrained=features,
             on_save=lambda steps: _keep(pipeline, step, seen, run, steps),
         )
     views = pool.written * seen.images.shape[1]
@@ -114,7 +116,7 @@ def learn_reading(pipeline: ScenePipeline, pool: GroupPool, run: RoomsRun) -> di
     """The first stage: depth of single photos; its log is in reading/. Returns its figures."""
     if run.reading_minutes <= 0:
         return {}
-    features = pipeline.denoiser.backbone.requires_grad_(True)
+    features = pipeline.denoiser.backbone.fine_tune()
     photos = run.reading_factor * run.train.batch_size
 
     def next_batch(generator: torch.Generator) -> PhotoBatch:
@@ -124,10 +126,8 @@ def learn_reading(pipeline: ScenePipeline, pool: GroupPool, run: RoomsRun) -> di
         run.train, minutes=run.reading_minutes, batch_size=photos, save_every_minutes=math.inf
     )
     reading = PhotoReading(pipeline.denoiser, run.draw.size, run.depth)
-    figures = train(
-        reading, next_batch, config, run.output / "reading", pretrained=list(features.parameters())
-    )
-    features.requires_grad_(False)
+    figures = train(reading, next_batch, config, run.output / "reading", pretrained=features)
+    pipeline.denoiser.backbone.fine_tune(False)
     return {f"reading_{name}": value for name, value in figures.items()}
 
 
@@ -215,7 +215,7 @@ def training_step(pipeline: ScenePipeline, run: RoomsRun) -> TrainingStep:
     """The model with the run's objective, ready to train."""
     regularizers: list[Regularizer] = [run.direct]
     if run.depth_supervision:
-        regularizers.append(run.depth)
+        regularizers += [run.depth, ReadingBeside(pipeline.denoiser, run.draw.size, run.depth)]
     return TrainingStep(
         pipeline.denoiser, pipeline.renderer, pipeline.scheduler, run.loss, regularizers
     ).train()

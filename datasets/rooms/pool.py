@@ -27,6 +27,7 @@ class DrawConfig:
         target_rays, novel_rays: rays of the target and of the novel view that are scored.
         context_as_novel: share of elements whose novel view is the photo's own.
         two_contexts: share of batches with a second context view.
+        photos: further photos of a batch, for each of its pairs, whose depths alone are learned.
         photometric: strength of the photographic effects.
     """
 
@@ -35,15 +36,8 @@ class DrawConfig:
     novel_rays: int = 1536
     context_as_novel: float = 0.2
     two_contexts: float = 0.15
+    photos: int = 0
     photometric: float = 1.0
-
-
-@dataclass(frozen=True)
-class RoomTruth:
-    """True depths for optional regularizers: (batch, 1, size, size), metres."""
-
-    context_depth: Tensor
-    target_depth: Tensor
 
 
 @dataclass(frozen=True)
@@ -52,6 +46,20 @@ class PhotoBatch:
 
     photo: Observation
     depth: Tensor
+
+
+@dataclass(frozen=True)
+class RoomTruth:
+    """What optional regularizers need.
+
+    Attributes:
+        context_depth, target_depth: true depths, (batch, 1, size, size), metres.
+        photos: further photos, or None.
+    """
+
+    context_depth: Tensor
+    target_depth: Tensor
+    photos: PhotoBatch | None = None
 
 
 class GroupPool:
@@ -114,8 +122,8 @@ class GroupPool:
         images = _normalised(picked["images"])  # (batch, roles, 3, S, S)
         sensors = (0, 3) if two else (0,)
         images = photograph(images, sensor_views=sensors, generator=generator, strength=config.photometric)
-        return _assemble(images, picked, two, config, generator)
-
+        photos = self.draw_photos(batch * config.photos, config, generator) if config.photos else None
+        return _assemble(images, picked, photos, two, config, generator)
 
     def draw_photos(self, batch: int, config: DrawConfig, generator: torch.Generator) -> PhotoBatch:
         """Single views in the role of the photo."""
@@ -149,7 +157,8 @@ def median_pool(depth: Tensor, factor: int) -> Tensor:
 
 
 def _assemble(
-    images: Tensor, picked: dict[str, Tensor], two: bool, config: DrawConfig, generator: torch.Generator
+    images: Tensor, picked: dict[str, Tensor], photos: PhotoBatch | None, two: bool, config: DrawConfig,
+    generator: torch.Generator,
 ) -> TrainingBatch:
     batch, _, _, size, _ = images.shape
     coarse = functional.avg_pool2d(images[:, 1:3].flatten(0, 1), size // config.size).unflatten(0, (batch, 2))
@@ -169,7 +178,9 @@ def _assemble(
         target=Observation(coarse[:, 0], CameraView(cameras[1], square)),
         scored_target=_random_rays(coarse[:, 0], cameras[1], config.target_rays, generator),
         novel=_random_rays(novel_image, novel_cameras, config.novel_rays, generator),
-        truth=RoomTruth(picked["depths"][:, 0, None].float(), picked["depths"][:, 1, None].float()),
+        truth=RoomTruth(
+            picked["depths"][:, 0, None].float(), picked["depths"][:, 1, None].float(), photos
+        ),
     )
 
 

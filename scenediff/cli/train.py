@@ -44,6 +44,8 @@ class TrainRooms:
     """Render rooms only for so long, then train on them alone; 0 renders all the while."""
     reading_minutes: float = 0.0
     """First learn only the depth of single photos, for so long."""
+    photos: int = 0
+    """Photos whose depth alone is learned, for each scene of a step."""
     size: int = 128
     """Side of the rendered views, pixels."""
     depth_supervision: bool = True
@@ -79,10 +81,12 @@ class TrainRooms:
         check_at_least("--minutes", self.minutes, 0.01)
         check_at_least("--render-seconds", self.render_seconds, 0)
         check_at_least("--reading-minutes", self.reading_minutes, 0)
-        for option in ("max_steps", "seed"):
+        for option in ("max_steps", "photos", "seed"):
             check_at_least(f"--{option.replace('_', '-')}", getattr(self, option), 0)
         for option in ("batch_size", "workers", "pool", "pool_warmup"):
             check_at_least(f"--{option.replace('_', '-')}", getattr(self, option), 1)
+        if (self.photos or self.reading_minutes) and not self.depth_supervision:
+            raise UserError("--photos and --reading-minutes learn depths: leave out --no-depth-supervision")
         if self.size % 64 or self.size <= 0:
             raise UserError(f"--size must be a multiple of the model's 64 pixels, got {self.size}")
         if self.resume:
@@ -91,6 +95,7 @@ class TrainRooms:
             raise UserError(f"{self.output} is not empty: name another folder or add --resume")
 
     def _settings(self, process_index: int) -> RoomsRun:
+        from scenediff.datasets.rooms.pool import DrawConfig
         from scenediff.tools.train_rooms import RoomsRun
         from scenediff.training import TrainConfig
 
@@ -98,7 +103,7 @@ class TrainRooms:
             self.output, init=self.checkpoint, resume=self.resume, workers=self.workers,
             pool_groups=self.pool, pool_warmup=self.pool_warmup, render_seconds=self.render_seconds,
             reading_minutes=self.reading_minutes, view_size=self.size,
-            depth_supervision=self.depth_supervision,
+            depth_supervision=self.depth_supervision, draw=DrawConfig(photos=self.photos),
             data_seed=self.seed + 1_000_003 * process_index,  # every process sees rooms of its own
             train=TrainConfig(
                 minutes=self.minutes, max_steps=self.max_steps, batch_size=self.batch_size, seed=self.seed,

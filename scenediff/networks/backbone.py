@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 LAST_BLOCK_OF_STAGE = {2: 24, 4: 40, 10: 112}  # block index -> channels, at strides 4, 8 and 16
 STAGE_CHANNELS = tuple(LAST_BLOCK_OF_STAGE.values())
+FIRST_TUNED = 3  # block at stride 8: earlier ones see what all images share, and cost the most to train
 
 
 class ImageNetFeatures(nn.Module):
     """EfficientNet-Lite0 (Tan & Le 2019, arXiv:1905.11946) up to stride 16; always in eval mode.
 
-    Its weights stay as they are, but where `requires_grad_(True)` asks for fine-tuning.
+    Its weights stay as they are, but for fine-tuning.
     """
 
     def __init__(self) -> None:
@@ -38,6 +39,11 @@ class ImageNetFeatures(nn.Module):
         wanted = [name for name in self.state_dict() if name in renamed or "num_batches" not in name]
         self.load_state_dict({name: renamed[name] for name in wanted}, strict=False)
         return self
+
+    def fine_tune(self, wanted: bool = True) -> list[nn.Parameter]:
+        """Whether the later blocks are trained; returns what is."""
+        self.blocks[FIRST_TUNED:].requires_grad_(wanted)
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def train(self, mode: bool = True) -> ImageNetFeatures:
         """Stays in eval mode: the batch statistics are part of what it knows."""

@@ -1,13 +1,15 @@
-"""Learning to read depth from single photos, before the whole model trains: no field, no noise."""
+"""Learning to read depth from single photos, before the whole model trains or beside it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from scenediff.losses import random_drop
+from scenediff.forward import EncodedContext, Signal
+from scenediff.losses import TrainingBatch, random_drop
 from scenediff.networks.pixel_denoiser import PixelDenoiser
 from scenediff.networks.regularizers import DepthSupervision
 from scenediff.training import Objective
@@ -37,3 +39,27 @@ class PhotoReading(Objective):
     def forward(self, batch: Any, drop: Tensor) -> dict[str, Tensor]:
         read = self.denoiser.read_photo(batch.photo, self.size, drop)
         return {"reading": self.depth.error(read.log_depth, batch.depth).mean()}
+
+
+@dataclass(frozen=True)
+class ReadingBeside:
+    """Term that scores the log depth of a batch's further photos (`batch.truth.photos`), where it has any.
+
+    Attributes:
+        denoiser, size, depth: see `PhotoReading`.
+        weight: of the term.
+    """
+
+    denoiser: PixelDenoiser
+    size: int
+    depth: DepthSupervision
+    weight: float = 1.0
+
+    def __call__(
+        self, signal: Signal, encoded: EncodedContext, batch: TrainingBatch, level_weight: Tensor
+    ) -> dict[str, Tensor]:
+        photos = batch.truth.photos
+        if photos is None:
+            return {}
+        read = self.denoiser.read_photo(photos.photo, self.size)
+        return {"reading": self.weight * self.depth.error(read.log_depth, photos.depth).mean()}
