@@ -22,7 +22,7 @@ from torch import Tensor
 
 from scenediff.renderers import depth_maps
 from scenediff.renderers.cameras import ndc_to_pixels_intrinsics
-from scenediff.renderers.opengl import create_context
+from scenediff.renderers.opengl import create_context, finish_drawing
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ ANGLE_EPSILON = 0.01  # radians; views that differ by less count as equal
 ANGLE_POWER = 3  # of 1 / angle^2: how soon the closest key view wins over the others
 SHEET_ANGLE = 0.012  # radians; further round, the skin between a near and a far surface is left open
 BLOCKS = (4, 2)  # pixels
-FLATNESS = 0.01  # relative error of depth in a flat block: two thirds of a pixel after a 0.5 m move
+FLATNESS = 0.015  # relative error of depth in a flat block: one pixel after a 0.5 m move
 
 
 @dataclass(frozen=True)
@@ -257,6 +257,7 @@ class OpenGLDrawer:
             if array is not None:
                 self._program["sheet"] = sheet
                 array.render()
+        finish_drawing()
         height, width = target.size[1], target.size[0]
         pixels = np.frombuffer(target.read(components=4, attachment=0, alignment=1), np.uint8)
         color = torch.tensor(pixels.reshape(height, width, 4)[..., :3], dtype=torch.float32)

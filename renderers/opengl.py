@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 
@@ -18,3 +21,24 @@ def create_context(**options: Any) -> Any:
     with suppress(ImportError):
         import triton  # noqa: F401
     return moderngl.create_context(standalone=True, backend="egl", **options)
+
+
+def finish_drawing() -> None:
+    """Waits until the current context has drawn everything, while other Python threads run.
+
+    ModernGL holds Python's lock when a read waits for Mesa: two threads that draw, or one that draws and one
+    that computes, would take turns.
+    """
+    _finish()()
+
+
+@cache
+def _finish() -> Callable[[], Any]:
+    """OpenGL's glFinish as a foreign function, which lets go of the lock; nothing where there is none."""
+    with suppress(OSError, AttributeError):
+        egl = ctypes.CDLL("libEGL.so.1")
+        egl.eglGetProcAddress.restype = ctypes.c_void_p
+        address = egl.eglGetProcAddress(b"glFinish")
+        if address:
+            return ctypes.CFUNCTYPE(None)(address)
+    return lambda: None

@@ -1,7 +1,8 @@
 """Several things at once on the cores of a CPU, each on a thread of its own.
 
 Networks of this size keep two threads that share each operation waiting for each other a third of the time;
-two samples side by side do not wait.
+two samples side by side do not wait. NumPy's products stay on one thread meanwhile: OpenBLAS, which shares
+its own threads among all that call it, may then wait for ever (numpy/numpy#17752).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,7 +32,8 @@ def on_cores(
         return [function(item) for item in items]
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(cores // workers,))
     try:
-        return list(pool.map(function, items))
+        with threadpool_limits(1, user_api="blas"):
+            return list(pool.map(function, items))
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(cores)  # one of the libraries behind it has a single number for all threads

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 
 from scenediff.cores import on_cores
 
@@ -53,3 +55,16 @@ def test_an_error_ends_it() -> None:
 def test_numbers_are_those_of_one_thread() -> None:
     values = [torch.randn(64, 64, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
     assert all(map(torch.equal, on_cores(lambda value: value @ value, values), [v @ v for v in values]))
+
+
+def blas_threads() -> list[int]:
+    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+
+def test_products_of_numpy_stay_on_one_thread_meanwhile() -> None:
+    np.ones((2, 2)) @ np.ones((2, 2))  # loads the library
+    before = blas_threads()
+    assert before
+    found = on_cores(lambda item: blas_threads(), range(2))
+    assert found == [[1] * len(before)] * 2
+    assert blas_threads() == before
