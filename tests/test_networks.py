@@ -13,7 +13,14 @@ from torch.nn import functional
 from scenediff.forward import Denoiser, EncodedContext, ForwardModel, Observation
 from scenediff.losses import TrainingBatch
 from scenediff.networks.backbone import ImageNetFeatures
-from scenediff.networks.pixel_denoiser import TYPICAL_DEPTH, DenoiserConfig, PixelDenoiser, map_size, resize
+from scenediff.networks.pixel_denoiser import (
+    TYPICAL_DEPTH,
+    DenoiserConfig,
+    PixelDenoiser,
+    map_size,
+    resize,
+    without_rim,
+)
 from scenediff.networks.regularizers import DepthSupervision, DirectImage
 from scenediff.renderers.cameras import CameraView, look_ahead
 from scenediff.renderers.pixel_field import FieldConfig, FieldSignal, FieldView, PixelFieldRenderer
@@ -203,6 +210,12 @@ def test_maps_keep_the_shape_in_multiples_of_8(
     size: tuple[int, int], short: int, expected: tuple[int, int]
 ) -> None:
     assert map_size(size, short) == expected
+
+
+def test_the_rim_shows_what_lies_further_in() -> None:
+    maps = torch.arange(2 * 3 * 8 * 9.0).view(2, 3, 8, 9)
+    rows, columns = torch.arange(8).clamp(2, 5), torch.arange(9).clamp(2, 6)
+    assert torch.equal(without_rim(maps, 2), maps[:, :, rows][..., columns])
 
 
 def test_resizing_is_exact_where_it_fits_and_averages_where_not() -> None:

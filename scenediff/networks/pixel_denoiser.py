@@ -25,6 +25,7 @@ from scenediff.renderers.rays import camera_rays
 from scenediff.renderers.seen import seen_before
 
 TYPICAL_DEPTH = 2.2  # metres: where the predicted depth starts before training
+RIM = 2  # outermost pixels of the target's features, which the convolutions' zero padding spoils
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ class PixelDenoiser(nn.Module):
         )
         maps = self._read(self.target_stem(inputs), timesteps, role=1)
         features, log_depth, image = self._split(maps)
+        features = without_rim(features)
         if self._keeps():
             log_depth = torch.lerp(log_depth, rendering.surface, rendering.seen)
             image = torch.lerp(image, rendering.kept.float(), rendering.seen)
@@ -184,6 +186,12 @@ class PixelDenoiser(nn.Module):
         near, far = math.log(self.renderer.config.near), math.log(self.renderer.config.far)
         log_depth = (depth.float() + math.log(TYPICAL_DEPTH)).clamp(near, far)
         return features, log_depth, image.float()
+
+
+def without_rim(maps: Tensor, rim: int = RIM) -> Tensor:
+    """The outermost pixels show what those `rim` further in do: there fields put things too near."""
+    inner = maps[..., rim:-rim, rim:-rim]
+    return functional.pad(inner, (rim,) * 4, mode="replicate")
 
 
 def map_size(size: tuple[int, int], short_side: int, multiple: int = 8) -> tuple[int, int]:
