@@ -110,6 +110,16 @@ if triton is not None:
         tl.store(out, value.to(out_ptr.dtype.element_ty), mask=keep)
 
     @triton.jit
+    def _add_corners(base, a, b, c, d, left, top, height, width, channels, lanes):
+        """Adds to the four pixels around positions what is not 0: many points lie outside of the view."""
+        right = tl.minimum(left + 1, width - 1)
+        bottom = tl.minimum(top + 1, height - 1)
+        tl.atomic_add(base + (top * width + left) * channels, a, mask=lanes & (a != 0.0), sem="relaxed")
+        tl.atomic_add(base + (top * width + right) * channels, b, mask=lanes & (b != 0.0), sem="relaxed")
+        tl.atomic_add(base + (bottom * width + left) * channels, c, mask=lanes & (c != 0.0), sem="relaxed")
+        tl.atomic_add(base + (bottom * width + right) * channels, d, mask=lanes & (d != 0.0), sem="relaxed")
+
+    @triton.jit
     def _scatter_kernel(
         grad_out_ptr, grid_ptr, grad_map_ptr, points, row, height, width, channels,
         BLOCK: tl.constexpr, WIDTH: tl.constexpr,
@@ -117,32 +127,17 @@ if triton is not None:
         batch = tl.program_id(1).to(tl.int64)
         point = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
         mask = point < points
-        left, right, top, bottom, fx, fy = _corners(grid_ptr + batch * points * 2, point, mask, height, width)
+        left, _, top, _, fx, fy = _corners(grid_ptr + batch * points * 2, point, mask, height, width)
         channel = tl.arange(0, WIDTH)
         keep = mask[:, None] & (channel < channels)[None, :]
         out = grad_out_ptr + (batch * points + point)[:, None] * row + channel[None, :]
         grad = tl.load(out, mask=keep, other=0.0).to(tl.float32)
-        keep = keep & (grad != 0.0)  # many points lie outside of the view
         base = grad_map_ptr + batch * height * width * channels + channel[None, :]
         gx, gy = fx[:, None], fy[:, None]
-        tl.atomic_add(base + ((top * width + left) * channels)[:, None], grad * (1 - gx) * (1 - gy),
-                      mask=keep, sem="relaxed")
-        tl.atomic_add(base + ((top * width + right) * channels)[:, None], grad * gx * (1 - gy), mask=keep,
-                      sem="relaxed")
-        tl.atomic_add(base + ((bottom * width + left) * channels)[:, None], grad * (1 - gx) * gy, mask=keep,
-                      sem="relaxed")
-        tl.atomic_add(base + ((bottom * width + right) * channels)[:, None], grad * gx * gy, mask=keep,
-                      sem="relaxed")
-
-    @triton.jit
-    def _add_corners(base, a, b, c, d, left, top, height, width, channels, lanes):
-        """Adds to the four pixels around a position, of which the lower right one may be beyond the edge."""
-        right = tl.minimum(left + 1, width - 1)
-        bottom = tl.minimum(top + 1, height - 1)
-        tl.atomic_add(base + (top * width + left) * channels, a, mask=lanes & (a != 0.0), sem="relaxed")
-        tl.atomic_add(base + (top * width + right) * channels, b, mask=lanes & (b != 0.0), sem="relaxed")
-        tl.atomic_add(base + (bottom * width + left) * channels, c, mask=lanes & (c != 0.0), sem="relaxed")
-        tl.atomic_add(base + (bottom * width + right) * channels, d, mask=lanes & (d != 0.0), sem="relaxed")
+        _add_corners(
+            base, grad * (1 - gx) * (1 - gy), grad * gx * (1 - gy), grad * (1 - gx) * gy, grad * gx * gy,
+            left[:, None], top[:, None], height, width, channels, keep,
+        )
 
     @triton.jit
     def _scatter_runs_kernel(
@@ -154,10 +149,8 @@ if triton is not None:
         channel = tl.arange(0, WIDTH)
         lanes = channel < channels
         base = grad_map_ptr + batch * height * width * channels + channel
-        a = tl.zeros([WIDTH], dtype=tl.float32)
-        b = tl.zeros([WIDTH], dtype=tl.float32)
-        c = tl.zeros([WIDTH], dtype=tl.float32)
-        d = tl.zeros([WIDTH], dtype=tl.float32)
+        nothing = tl.zeros([WIDTH], dtype=tl.float32)
+        a, b, c, d = nothing, nothing, nothing, nothing
         at_left = 0
         at_top = 0
         start = tl.program_id(0) * RUN
@@ -167,10 +160,7 @@ if triton is not None:
             )
             if (left != at_left) | (top != at_top):
                 _add_corners(base, a, b, c, d, at_left, at_top, height, width, channels, lanes)
-                a = tl.zeros([WIDTH], dtype=tl.float32)
-                b = tl.zeros([WIDTH], dtype=tl.float32)
-                c = tl.zeros([WIDTH], dtype=tl.float32)
-                d = tl.zeros([WIDTH], dtype=tl.float32)
+                a, b, c, d = nothing, nothing, nothing, nothing
                 at_left = left
                 at_top = top
             out = grad_out_ptr + (batch * points + point) * row + channel

@@ -31,9 +31,9 @@ def on_cores(
     if workers <= 1:
         return [function(item) for item in items]
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(cores // workers,))
-    try:
-        with threadpool_limits(1, user_api="blas"):
+    with threadpool_limits(1, user_api="blas"):  # until the last thread is done, after an error too
+        try:
             return list(pool.map(function, items))
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(cores)  # one of the libraries behind it has a single number for all threads
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(cores)  # one of the libraries behind it has a single number for all threads

@@ -65,8 +65,9 @@ def test_beside_the_objective_it_scores_the_batch_s_further_photos() -> None:
     denoiser, depth = tiny_pipeline(size=16).denoiser, DepthSupervision()
     photos = photo_batch()
     with torch.no_grad():
-        alone = PhotoReading(denoiser, 16, depth)(photos, torch.zeros(4, dtype=torch.bool))["reading"]
-        term = ReadingBeside(denoiser, 16, depth, weight=3.0)
+        reading = PhotoReading(denoiser, 16, depth)
+        alone = reading(photos, torch.zeros(4, dtype=torch.bool))["reading"]
+        term = ReadingBeside(reading, weight=3.0)
         found = term(None, None, SimpleNamespace(truth=SimpleNamespace(photos=photos)), None)
         assert list(found) == ["reading"]
         assert found["reading"].item() == pytest.approx(3 * alone.item(), rel=1e-5)

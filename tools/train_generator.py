@@ -35,7 +35,7 @@ from scenediff.renderers.stylegan2 import (
 )
 from scenediff.tools.augment import AdaptiveAugment
 from scenediff.tools.video import to_pixels
-from scenediff.training import Clock, RunLog
+from scenediff.training import Clock, RunLog, fastest_convolutions
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def train_generator(images: Tensor, run: GeneratorRun, device: torch.device | st
     gan.clock.start()
     began, saved, steps = gan.clock.seconds, gan.clock.seconds, 0
     with (
-        torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True),
+        fastest_convolutions(),
         tqdm(total=100, unit="%", desc="training") as progress,
     ):
         while (done := _share_done(gan.clock.seconds - began, steps, config)) < 1:

@@ -104,8 +104,7 @@ def train_rooms(run: RoomsRun, device: torch.device | str) -> dict[str, float]:
         step = training_step(pipeline, run)
         features = pipeline.denoiser.backbone.fine_tune(run.draw.photos > 0)
         figures = train(
-            step, next_batch, run.train, run.output, resume=run.resume,
-            pretrained=features,
+            step, next_batch, run.train, run.output, resume=run.resume, pretrained=features,
             on_save=lambda steps: _keep(pipeline, step, seen, run, steps),
         )
     views = pool.written * seen.images.shape[1]
@@ -125,8 +124,9 @@ def learn_reading(pipeline: ScenePipeline, pool: GroupPool, run: RoomsRun) -> di
     config = replace(
         run.train, minutes=run.reading_minutes, batch_size=photos, save_every_minutes=math.inf
     )
-    reading = PhotoReading(pipeline.denoiser, run.draw.size, run.depth)
-    figures = train(reading, next_batch, config, run.output / "reading", pretrained=features)
+    figures = train(
+        photo_reading(pipeline, run), next_batch, config, run.output / "reading", pretrained=features
+    )
     pipeline.denoiser.backbone.fine_tune(False)
     return {f"reading_{name}": value for name, value in figures.items()}
 
@@ -211,11 +211,16 @@ def _grey(depth: Tensor) -> Tensor:
     return (1 - (depth.clamp(0.4, 8) / 0.4).log() / torch.tensor(20.0).log() * 2).expand(-1, 3, -1, -1)
 
 
+def photo_reading(pipeline: ScenePipeline, run: RoomsRun) -> PhotoReading:
+    """The score of the depth that the run's model reads from photos."""
+    return PhotoReading(pipeline.denoiser, run.draw.size, run.depth)
+
+
 def training_step(pipeline: ScenePipeline, run: RoomsRun) -> TrainingStep:
     """The model with the run's objective, ready to train."""
     regularizers: list[Regularizer] = [run.direct]
     if run.depth_supervision:
-        regularizers += [run.depth, ReadingBeside(pipeline.denoiser, run.draw.size, run.depth)]
+        regularizers += [run.depth, ReadingBeside(photo_reading(pipeline, run))]
     return TrainingStep(
         pipeline.denoiser, pipeline.renderer, pipeline.scheduler, run.loss, regularizers
     ).train()

@@ -36,7 +36,7 @@ class PhotoReading(Objective):
         image = batch.photo.image
         return (random_drop(len(image), context_dropout, generator, image.device),)
 
-    def forward(self, batch: Any, drop: Tensor) -> dict[str, Tensor]:
+    def forward(self, batch: Any, drop: Tensor | None = None) -> dict[str, Tensor]:
         read = self.denoiser.read_photo(batch.photo, self.size, drop)
         return {"reading": self.depth.error(read.log_depth, batch.depth).mean()}
 
@@ -46,13 +46,11 @@ class ReadingBeside:
     """Term that scores the log depth of a batch's further photos (`batch.truth.photos`), where it has any.
 
     Attributes:
-        denoiser, size, depth: see `PhotoReading`.
+        reading: what scores them.
         weight: of the term.
     """
 
-    denoiser: PixelDenoiser
-    size: int
-    depth: DepthSupervision
+    reading: PhotoReading
     weight: float = 1.0
 
     def __call__(
@@ -61,5 +59,4 @@ class ReadingBeside:
         photos = batch.truth.photos
         if photos is None:
             return {}
-        read = self.denoiser.read_photo(photos.photo, self.size)
-        return {"reading": self.weight * self.depth.error(read.log_depth, photos.depth).mean()}
+        return {name: self.weight * term for name, term in self.reading(photos).items()}
