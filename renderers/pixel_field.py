@@ -48,6 +48,7 @@ class FieldView:
         present: (batch,) 1 where the view counts, 0 where it was dropped.
         size: (height, width) of the photo that the cameras took, if `image` isn't that: maps and scaled
             images show all of it, but their sides are rounded, and NDC follow the photo's own shape.
+        doubt: (batch,) how far off all of `log_depth` together may be, where that is known.
     """
 
     cameras: PerspectiveCameras
@@ -56,6 +57,7 @@ class FieldView:
     image: Tensor
     present: Tensor
     size: tuple[int, int] | None = None
+    doubt: Tensor | None = None
 
     @property
     def photo_size(self) -> tuple[int, int]:
@@ -414,6 +416,7 @@ def map_signal(signal: FieldSignal, function: Callable[[Tensor], Tensor]) -> Fie
         return replace(
             view, cameras=cameras, features=function(view.features), log_depth=function(view.log_depth),
             image=function(view.image), present=function(view.present),
+            doubt=None if view.doubt is None else function(view.doubt),
         )
 
     return FieldSignal(tuple(mapped(view) for view in signal.views))

@@ -9,7 +9,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,13 @@ from torch import Tensor
 
 from scenediff.cores import on_cores
 from scenediff.forward import Observation
-from scenediff.networks.pixel_denoiser import DenoiserConfig, PixelDenoiser, ReadPhoto, map_size
+from scenediff.networks.pixel_denoiser import (
+    DenoiserConfig,
+    PixelDenoiser,
+    ReadPhoto,
+    map_size,
+    rescaled,
+)
 from scenediff.renderers.cameras import CameraView, look_ahead, perspective_cameras
 from scenediff.renderers.pixel_field import (
     FieldConfig,
@@ -31,7 +37,7 @@ from scenediff.renderers.pixel_field import (
     Rendering,
     map_signal,
 )
-from scenediff.sampling import draw_noise, generators, make_scheduler, sample_in_turn
+from scenediff.sampling import calm_coarse, draw_noise, generators, make_scheduler, sample_in_turn
 from scenediff.scene import Scene, rays_at_a_time
 
 FORMAT = "scenediff-rooms-1"
@@ -62,6 +68,9 @@ class SamplingDefaults:
         size: resolution of the diffusion: pixels of the shorter side.
         targets: views sampled in turn around the photo.
         temperature: standard deviation of the noise to begin with; below 1, samples vary less and are softer.
+        coarse_temperature: factor on that noise's means over blocks of pixels, see `calm_coarse`.
+        doubt: each sample draws a scale of its own for the photo, by this share of what the model thinks that
+            its depths may be off together; 0 keeps the likeliest scale. Needs a model that tells it.
     """
 
     scheduler: str = "ddim"
@@ -70,6 +79,8 @@ class SamplingDefaults:
     size: int = 64
     targets: int = 2
     temperature: float = 1.0
+    coarse_temperature: float = 1.0
+    doubt: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,8 @@ class ScenePipeline:
     ):
         self.denoiser, self.scheduler = denoiser, scheduler
         self.defaults = defaults or SamplingDefaults()
+        if self.defaults.doubt and not denoiser.config.tells_doubt:
+            raise ValueError("sampling.doubt needs a model with denoiser.tells_doubt")
 
     @property
     def renderer(self) -> PixelFieldRenderer:
@@ -168,7 +181,9 @@ class ScenePipeline:
                 Scene(
                     _element(drawn.signal, index), self.renderer,
                     {"seed": one, "steps": steps, "guidance_scale": guidance_scale,
-                     "temperature": self.defaults.temperature, "scheduler": self.defaults.scheduler,
+                     "temperature": self.defaults.temperature, "doubt": self.defaults.doubt,
+                     "coarse_temperature": self.defaults.coarse_temperature,
+                     "scheduler": self.defaults.scheduler,
                      "fov_degrees": fov_degrees},
                 )
                 for index, one in enumerate(group)
@@ -231,15 +246,35 @@ class ScenePipeline:
         advance: Callable[..., None] | None = None,
     ) -> SceneBatch:
         sources = generators(seeds)
+        noises = [
+            calm_coarse(draw_noise((3, *size), sources, photo.image.device), self.defaults.coarse_temperature)
+            for _ in targets
+        ]
         with precision_on(self.device):
             drawn = sample_in_turn(
                 self.denoiser, self.renderer, make_scheduler(self.defaults.scheduler, self.scheduler),
-                [photo], [CameraView(target, size) for target in targets],
-                [draw_noise((3, *size), sources, photo.image.device) for _ in targets],
-                steps=steps, guidance_scale=guidance_scale, temperature=self.defaults.temperature,
+                [self._at_own_scales(photo, min(size), sources)],
+                [CameraView(target, size) for target in targets], noises, steps=steps,
+                guidance_scale=guidance_scale, temperature=self.defaults.temperature,
                 step_generators=sources, callback=advance,
             )
         return SceneBatch(map_signal(drawn.signal, Tensor.float), self.renderer, drawn.observations)
+
+    @torch.no_grad()
+    def _at_own_scales(
+        self, photo: Observation, short_side: int, sources: Sequence[torch.Generator]
+    ) -> Observation:
+        """The photo with its depths scaled for each sample, where the defaults want it; see `doubt`."""
+        if not self.defaults.doubt:
+            return photo
+        if not isinstance(photo, ReadPhoto):
+            photo = ReadPhoto(photo.image, photo.view, self.denoiser.read_photo(photo, short_side))
+        doubt = photo.reading.doubt
+        if doubt is None:
+            raise ValueError("the photo was read by a model that does not tell its doubt")
+        steps = draw_noise((1,), sources, photo.image.device)[:, 0]  # (batch,)
+        factor = (self.defaults.doubt * doubt * steps).exp()
+        return replace(photo, reading=rescaled(photo.reading, factor))
 
     @torch.no_grad()
     def _read(self, image: Tensor, cameras: PerspectiveCameras) -> ReadPhoto:

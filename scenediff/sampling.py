@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
 from torch import Tensor
+from torch.nn import functional
 
 from scenediff.forward import (
     Denoiser,
@@ -33,6 +34,8 @@ SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "ddpm": (DDPMScheduler, {"clip_sample": False}),
     "dpmsolver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
 }
+
+COARSE_BLOCK = 8  # pixels
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,21 @@ def draw_noise(
 ) -> Tensor:
     """(len(sources), *shape) standard normal noise; each element comes from its own generator alone."""
     return torch.stack([torch.randn(*shape, generator=source) for source in sources]).to(device)
+
+
+def calm_coarse(noise: Tensor, factor: float, block: int = COARSE_BLOCK) -> Tensor:
+    """Image noise (batch, channels, height, width) whose means over blocks of pixels are scaled.
+
+    They hold little of an image's detail but most of its squared error: with a factor below 1 samples differ
+    less in what is large, as at a lower temperature, and stay sharp. Where no block divides a side, those at
+    its end are smaller.
+    """
+    if factor == 1:
+        return noise
+    height, width = noise.shape[-2:]
+    means = functional.avg_pool2d(noise, block, ceil_mode=True)
+    coarse = means.repeat_interleave(block, -2)[..., :height, :].repeat_interleave(block, -1)[..., :width]
+    return noise + (factor - 1) * coarse
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,14 +15,17 @@ from scenediff.forward import Denoiser, EncodedContext, ForwardModel, Observatio
 from scenediff.losses import TrainingBatch
 from scenediff.networks.backbone import ImageNetFeatures
 from scenediff.networks.pixel_denoiser import (
+    DOUBTS,
     TYPICAL_DEPTH,
+    TYPICAL_DOUBT,
     DenoiserConfig,
     PixelDenoiser,
     map_size,
+    rescaled,
     resize,
     without_rim,
 )
-from scenediff.networks.regularizers import DepthSupervision, DirectImage
+from scenediff.networks.regularizers import DepthSupervision, DirectImage, KeptRenderings, SampledDepth
 from scenediff.renderers.cameras import CameraView, look_ahead
 from scenediff.renderers.pixel_field import FieldConfig, FieldSignal, FieldView, PixelFieldRenderer
 
@@ -225,6 +229,32 @@ def test_resizing_is_exact_where_it_fits_and_averages_where_not() -> None:
     assert (resize(checkers, (8, 8)) - 0.5).abs().max() < 0.05
 
 
+def test_doubt_is_told_where_wanted_and_within_its_range(denoiser: PixelDenoiser) -> None:
+    photo = photos(3, (32, 40))
+    assert denoiser.read_photo(photo, 16).doubt is None
+    doubting = PixelDenoiser(replace(SMALL, tells_doubt=True), PixelFieldRenderer(FIELD)).eval()
+    with torch.no_grad():
+        assert torch.allclose(doubting.read_photo(photo, 16).doubt, torch.full((3,), TYPICAL_DOUBT))
+        shaken(doubting)
+        doubting.doubt.weight.mul_(0.1)
+        doubting.doubt.bias.fill_(math.log(TYPICAL_DOUBT))
+        told = doubting.read_photo(photo, 16).doubt
+        assert len(told.unique()) == 3
+        for bias, limit in zip((-99.0, 99.0), DOUBTS, strict=True):
+            doubting.doubt.bias.fill_(bias)
+            assert torch.allclose(doubting.read_photo(photo, 16).doubt, torch.full((3,), limit))
+
+
+def test_a_rescaled_view_is_as_much_further_away(denoiser: PixelDenoiser) -> None:
+    with torch.no_grad():
+        view = denoiser.read_photo(photos(2, (32, 40)), 16)
+    further = rescaled(view, torch.tensor([2.0, 0.5]))
+    ratio = (further.log_depth - view.log_depth).exp()
+    assert torch.allclose(ratio[0], torch.full_like(ratio[0], 2.0))
+    assert torch.allclose(ratio[1], torch.full_like(ratio[1], 0.5))
+    assert further.features is view.features
+
+
 # --- optional terms ------------------------------------------------------------------------------
 
 
@@ -274,6 +304,33 @@ def test_depth_edges_are_scored_where_both_neighbours_are_known() -> None:
     regularizer = DepthSupervision(context=1.0, edges=0.5)
     terms = regularizer(FieldSignal((view,)), encoded, batch, torch.ones(1))
     assert terms["depth_context"] == pytest.approx((0 + 2 + 2) / 3 + 0.5 * (2 + 0) / 2)
+
+
+def test_depths_of_the_sampled_field_are_scored_along_the_scored_rays(denoiser: PixelDenoiser) -> None:
+    context, view = [photos(2, (32, 48))], target(2)
+    rows, columns = torch.meshgrid(torch.arange(3), torch.arange(5), indexing="ij")
+    pixels = torch.stack([rows, columns], dim=-1).view(1, -1, 2).expand(2, -1, -1)
+    scored, novel = replace(view, pixels=pixels), target(2, (16, 16))
+    rendered = KeptRenderings(denoiser.renderer)
+    with torch.no_grad():
+        encoded = denoiser.encode(context, view, drop=torch.tensor([False, True]))
+        signal = denoiser.denoise(torch.randn(2, 3, 16, 24), torch.tensor([5, 5]), encoded, view)
+        observations = [Observation(rendered.render(signal, one), one) for one in (scored, novel)]
+        truths = [rendered.of(signal, one).depth.clone() for one in (scored, novel)]
+        truths[0] *= math.exp(0.1)
+        truths[1] *= math.exp(-0.2)
+        truths[1][:, :, 3:] = 0  # unknown
+        batch = TrainingBatch(
+            context, Observation(torch.zeros(2, 3, 16, 24), view), observations[0], observations[1],
+            SimpleNamespace(scored_depths=tuple(truths)),
+        )
+        term = SampledDepth(rendered, target=0.3, novel=0.5)(signal, encoded, batch, torch.tensor([2.0, 9.0]))
+        # the second element is hidden, and the first counts for both
+        expected = 0.3 * 2 * 0.1 + 0.5 * 0.2
+        assert float(term["depth_sampled"]) == pytest.approx(expected, rel=1e-4)
+        alone = replace(batch, novel=None)
+        term = SampledDepth(rendered, target=0.3, novel=0.5)(signal, encoded, alone, torch.tensor([2.0, 9.0]))
+        assert float(term["depth_sampled"]) == pytest.approx(0.3 * 2 * 0.1, rel=1e-4)
 
 
 def test_pooling_of_the_photo_agrees_with_its_details() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,15 @@ from torch.nn import functional
 import scenediff
 from scenediff.datasets.images import load_photo
 from scenediff.forward import Observation
-from scenediff.pipeline import CheckpointError, ScenePipeline, _repeat_read, fov_of, load, looking_at
+from scenediff.pipeline import (
+    CheckpointError,
+    ScenePipeline,
+    _repeat_read,
+    build_model,
+    fov_of,
+    load,
+    looking_at,
+)
 from scenediff.renderers.cameras import CameraView, look_ahead, perspective_cameras
 from scenediff.scene import Scene
 
@@ -101,6 +110,40 @@ def test_without_temperature_all_samples_are_one() -> None:
     first, second = tiny_pipeline(temperature=0.0)(random_photo(), 2)
     assert torch.allclose(frames(first), frames(second), atol=1e-4)
     assert first.metadata["temperature"] == 0
+
+
+def test_without_coarse_noise_samples_differ_less() -> None:
+    apart = []
+    for factor in (1.0, 0.0):
+        first, second = tiny_pipeline(coarse_temperature=factor, steps=1)(random_photo(), 2)
+        assert first.metadata["coarse_temperature"] == factor
+        apart.append((frames(first) - frames(second)).mean((2, 3)).abs().mean())
+    assert 0 < apart[1] < apart[0]
+
+
+def test_samples_may_doubt_the_scale() -> None:
+    """Each draws a factor of its own, by its seed, of the size that the model tells."""
+    sure = tiny_pipeline()
+    config = replace(sure.denoiser.config, tells_doubt=True)
+    denoiser, scheduler = build_model(config, sure.renderer.config)
+    denoiser.load_state_dict(sure.denoiser.state_dict(), strict=False)
+    defaults = replace(sure.defaults, doubt=0.5)
+    doubting = ScenePipeline(denoiser, scheduler, defaults)
+
+    def scales(pipeline: ScenePipeline, seed: int = 0) -> list[torch.Tensor]:
+        return [scene.signal.views[0].log_depth for scene in pipeline(random_photo(), 3, seed=seed)]
+
+    known = scales(sure)
+    assert torch.allclose(known[0], known[1], atol=1e-5)
+    drawn, again = scales(doubting), scales(doubting, seed=1)
+    shifts = [each - known[0] for each in drawn]
+    for shift in shifts:
+        assert torch.allclose(shift, shift.mean().expand_as(shift), atol=1e-4)  # of the whole photo
+        assert 1e-3 < shift.abs().mean() < 4 * 0.5 * 0.1  # an untrained model's doubt is 0.1
+    assert torch.allclose(drawn[1], again[0], atol=1e-4)  # of seed 1
+    assert (shifts[0] - shifts[1]).abs().min() > 1e-4
+    with pytest.raises(ValueError, match="tells_doubt"):
+        ScenePipeline(sure.denoiser, scheduler, defaults)
 
 
 @pytest.mark.parametrize(("width", "height"), [(96, 72), (72, 96), (97, 61), (64, 64), (160, 90)])

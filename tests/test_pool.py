@@ -160,6 +160,39 @@ def test_scored_rays_are_pixels_of_the_target(pool: GroupPool) -> None:
     assert len(everything.view.pixels[0].unique(dim=0)) == SIZE**2
 
 
+def test_scored_rays_come_with_their_depths(pool: GroupPool) -> None:
+    batch = drawn(pool, 6, context_as_novel=1.0)
+    target_depths, novel_depths = batch.truth.scored_depths
+    assert (target_depths.shape, novel_depths.shape) == ((6, 1, 50, 1), (6, 1, 60, 1))
+    for element in range(6):
+        rows, columns = batch.scored_target.view.pixels[element].T
+        expected = batch.truth.target_depth[element, 0][rows, columns]
+        assert torch.equal(target_depths[element, 0, :, 0], expected)
+        rows, columns = batch.novel.view.pixels[element].T
+        expected = batch.truth.context_depth[element, 0][rows, columns]
+        assert torch.equal(novel_depths[element, 0, :, 0], expected)
+
+
+def test_some_photos_are_coarse() -> None:
+    pool = GroupPool(8, "cpu", depth_size=8)
+    pool.add(box_groups(8))
+    pairs = [
+        (one.image, other.image)
+        for one, other in zip(
+            drawn(pool, 40, size=8, two_contexts=1.0).context,
+            drawn(pool, 40, size=8, two_contexts=1.0, coarse_photos=1.0).context, strict=True,
+        )
+    ]  # fmt: skip
+    configs = [DrawConfig(**{**vars(PLAIN), "size": 8, "coarse_photos": share}) for share in (0.0, 1.0)]
+    one, other = (pool.draw_photos(40, each, torch.Generator().manual_seed(0)) for each in configs)
+    for fine, coarse in [*pairs, (one.photo.image, other.photo.image)]:
+        blocks = functional.avg_pool2d(fine, SIZE // 8)
+        assert (functional.interpolate(blocks, (SIZE, SIZE), mode="bilinear") - coarse).abs().max() < 1e-5
+    some, sharp = (drawn(pool, 400, size=8, coarse_photos=share).context[0].image for share in (0.4, 0.0))
+    same = (some - sharp).abs().amax((1, 2, 3)) == 0
+    assert abs(same.float().mean() - 0.6) < 4 * (0.24 / 400) ** 0.5
+
+
 def test_the_novel_view_is_the_photo_in_its_share(pool: GroupPool) -> None:
     def own(batch: TrainingBatch) -> Tensor:
         cameras = batch.novel.view.cameras

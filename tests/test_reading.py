@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,8 @@ from tiny_pipeline import tiny_pipeline
 
 from scenediff.datasets.rooms.pool import PhotoBatch
 from scenediff.forward import Observation
-from scenediff.networks.reading import PhotoReading, ReadingBeside
+from scenediff.networks.pixel_denoiser import PixelDenoiser
+from scenediff.networks.reading import PhotoReading, ReadingBeside, laplace_score, scale_error
 from scenediff.networks.regularizers import DepthSupervision
 from scenediff.renderers.cameras import CameraView, look_ahead
 
@@ -87,3 +89,35 @@ def test_fine_tuning_changes_late_image_features_only() -> None:
     assert any(name.startswith("blocks.10.") for name in changed)
     assert not any(name.startswith(("stem", "norm", "blocks.2.")) for name in changed)
     assert denoiser.backbone.fine_tune(False) == []
+
+
+def test_the_error_of_a_scale_is_the_mean_error_where_depths_are_known() -> None:
+    truth = torch.tensor([[1.0, 2.0], [4.0, 0.0]]).expand(2, 1, 2, 2)
+    log_depth = truth.clamp(min=1).log() + torch.tensor([0.3, -0.1]).view(2, 1, 1, 1)
+    log_depth[:, :, 1, 1] = 99.0
+    assert torch.allclose(scale_error(log_depth, truth), torch.tensor([0.3, -0.1]), atol=1e-6)
+    assert float(scale_error(log_depth, torch.zeros_like(truth)).abs().max()) == 0  # nothing is known
+
+
+def test_doubt_is_scored_best_at_the_mean_size_of_errors() -> None:
+    errors = torch.randn(2000, generator=torch.Generator().manual_seed(0))
+    spreads = torch.linspace(0.2, 3, 281)
+    scores = torch.stack([laplace_score(errors, spread).mean() for spread in spreads])
+    assert spreads[scores.argmin()] == pytest.approx(float(errors.abs().mean()), abs=0.01)
+
+
+def test_doubt_is_learned_from_the_scale_without_changing_it() -> None:
+    torch.manual_seed(0)
+    denoiser = PixelDenoiser(
+        replace(tiny_pipeline(size=16).denoiser.config, tells_doubt=True), tiny_pipeline().renderer
+    )
+    reading = PhotoReading(denoiser, 16, DepthSupervision(), doubt=2.0).train()
+    batch, shown = photo_batch(), torch.zeros(4, dtype=torch.bool)
+    terms = reading(batch, shown)
+    assert list(terms) == ["reading", "doubt"]
+    read = denoiser.read_photo(batch.photo, 16)
+    off = scale_error(read.log_depth, batch.depth)
+    assert terms["doubt"].item() == pytest.approx(2 * laplace_score(off, read.doubt).mean().item(), rel=1e-5)
+    terms["doubt"].backward()
+    assert denoiser.doubt.bias.grad.abs() > 0
+    assert denoiser.head.weight.grad is None  # the depths themselves are not pulled towards their doubt

@@ -23,6 +23,7 @@ from scenediff.pipeline import DEFAULT_SCHEDULE
 from scenediff.renderers.volume_rays import fixed_uniform
 
 SIDE = 4
+RAYS = {"features": False, "distortion": True}
 
 
 def patch(image: Tensor | None = None) -> Observation:
@@ -56,7 +57,7 @@ def terms_of(batch: TrainingBatch, rendered: KeptRenderings, regularizers: list)
 
 def test_the_objective_takes_both_terms_and_is_otherwise_the_same() -> None:
     torch.manual_seed(0)
-    batch, rendered = batch_of(), KeptRenderings(tiny_dit().renderer)
+    batch, rendered = batch_of(), KeptRenderings(tiny_dit().renderer, **RAYS)
     alone = terms_of(batch, rendered, [])
     both = terms_of(batch, rendered, [Distortion(rendered, 0.1), DepthSmoothness(rendered, 0.1)])
     for name in ("target", "novel", "deterministic"):
@@ -71,7 +72,7 @@ def test_the_objective_takes_both_terms_and_is_otherwise_the_same() -> None:
 
 def test_terms_are_means_over_the_scored_views() -> None:
     torch.manual_seed(0)
-    rendered = KeptRenderings(tiny_dit().renderer)
+    rendered = KeptRenderings(tiny_dit().renderer, **RAYS)
     terms = [Distortion(rendered, 1.0), DepthSmoothness(rendered, 1.0)]
     pair = batch_of()
     found = terms_of(pair, rendered, terms)
@@ -88,7 +89,7 @@ def test_an_opaque_wall_is_not_distorted() -> None:
     denoiser, view = tiny_dit(), random_view()
     denoiser.renderer.config = replace(FIELD, fine=0)
     denoiser.renderer.coarse.output.bias.data[3] = 1e6
-    rendered = KeptRenderings(denoiser.renderer)
+    rendered = KeptRenderings(denoiser.renderer, **RAYS)
     signal = denoiser.signal([torch.randn(2, 8, *SIZE)], [Observation(torch.zeros(1), view)], sampled=True)
     observed = Observation(rendered.render(signal, view).detach(), view)
     batch = TrainingBatch([observed], observed)
@@ -102,7 +103,7 @@ def test_an_opaque_wall_is_not_distorted() -> None:
 def test_only_renderings_of_this_signal_are_read() -> None:
     torch.manual_seed(0)
     denoiser, view = tiny_dit(), random_view()
-    rendered = KeptRenderings(denoiser.renderer)
+    rendered = KeptRenderings(denoiser.renderer, **RAYS)
     first, second = (
         denoiser.signal([torch.randn(2, 8, *SIZE)], [Observation(torch.zeros(1), view)], sampled=True)
         for _ in range(2)
@@ -132,7 +133,7 @@ def test_a_slope_is_as_rough_as_it_is_steep() -> None:
 def test_patches_must_be_square() -> None:
     torch.manual_seed(0)
     denoiser = tiny_dit()
-    rendered = KeptRenderings(denoiser.renderer)
+    rendered = KeptRenderings(denoiser.renderer, **RAYS)
     view = replace(random_view(), pixels=torch.zeros(2, 6, 2, dtype=torch.long))
     signal = denoiser.signal([torch.randn(2, 8, *SIZE)], [Observation(torch.zeros(1), view)], sampled=True)
     seen = Observation(rendered.render(signal, view), view)

@@ -17,7 +17,9 @@ from toy_models import (
 
 from scenediff.forward import Observation, SelfConditionedDenoiser
 from scenediff.sampling import (
+    COARSE_BLOCK,
     SCHEDULERS,
+    calm_coarse,
     draw_noise,
     generators,
     make_scheduler,
@@ -253,6 +255,21 @@ def test_noise_is_standard_normal_and_different_everywhere() -> None:
     assert torch.corrcoef(noise.flatten(1)).triu(1).abs().max() < 0.06  # 4.6 standard errors
     sources = generators([0])
     assert not torch.equal(draw_noise((2,), sources, "cpu"), draw_noise((2,), sources, "cpu"))
+
+
+@pytest.mark.parametrize("size", [(64, 96), (20, 13)])
+def test_calm_noise_differs_less_in_what_is_large(size: tuple[int, int]) -> None:
+    noise = draw_noise((3, *size), generators((1, 2)), "cpu")
+    calm = calm_coarse(noise, 0.25)
+    rows, columns = (torch.arange(side) // COARSE_BLOCK for side in size)
+    block = rows[:, None] * 100 + columns
+    for label in block.unique():
+        inside = block == label
+        before, after = noise[:, :, inside], calm[:, :, inside]
+        assert torch.allclose(after.mean(-1), 0.25 * before.mean(-1), atol=1e-5)
+        kept = before - before.mean(-1, keepdim=True)
+        assert torch.allclose(after - after.mean(-1, keepdim=True), kept, atol=1e-5)
+    assert calm_coarse(noise, 1.0) is noise
 
 
 def test_bad_arguments_are_refused(denoiser: ExactLinearDenoiser) -> None:

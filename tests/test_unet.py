@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scenediff.networks.unet import ResBlock, SelfAttention, UNet, timestep_embedding
+from scenediff.networks.unet import ResBlock, SelfAttention, TransformerBlock, UNet, timestep_embedding
 
 
 def shaken(module: torch.nn.Module) -> torch.nn.Module:
@@ -93,6 +93,32 @@ def test_attention_is_a_softmax_of_products_in_each_head() -> None:
         attended = torch.einsum("bhpq,bhcq->bhcp", shares, v).reshape(2, 64, 3, 5)
         expected = x + attention.output(attended)
         assert torch.allclose(attention(x), expected, atol=1e-5)
+
+
+def test_new_transformer_blocks_change_nothing_until_they_learn() -> None:
+    plain = shaken(UNet((16, 32, 32), 1, attention_levels=1, embedding=8))
+    grown = UNet((16, 32, 32), 1, attention_levels=1, embedding=8, transformers=2)
+    left = grown.load_state_dict(plain.state_dict(), strict=False)
+    assert left.missing_keys
+    assert all(name.startswith("transformers.") for name in left.missing_keys)
+    x, embedding = torch.randn(2, 16, 8, 12), torch.randn(2, 8)
+    with torch.no_grad():
+        assert torch.allclose(grown(x, embedding), plain(x, embedding), atol=1e-5)
+        for block in grown.transformers:
+            shaken(block.output)
+        assert (grown(x, embedding) - plain(x, embedding)).abs().max() > 1e-3
+
+
+def test_a_transformer_block_is_attention_and_a_network_at_each_position() -> None:
+    block = shaken(TransformerBlock(32, 8))
+    x, embedding = torch.randn(2, 32, 3, 5), torch.randn(2, 8)
+    with torch.no_grad():
+        middle = block.attention(x)
+        scale, shift = block.modulation(embedding)[:, :, None, None].split(32, dim=1)
+        normed = functional.group_norm(middle, 32, block.norm.weight, block.norm.bias) * (1 + scale) + shift
+        rows = normed.permute(0, 2, 3, 1) @ block.inner.weight[:, :, 0, 0].T + block.inner.bias
+        rows = (rows * rows.sigmoid()) @ block.output.weight[:, :, 0, 0].T + block.output.bias
+        assert torch.allclose(block(x, embedding), middle + rows.permute(0, 3, 1, 2), atol=1e-5)
 
 
 def test_the_layout_in_memory_does_not_matter() -> None:

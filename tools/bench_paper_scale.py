@@ -340,7 +340,7 @@ def _training(
     scheduler = DDPMScheduler(**DEFAULT_SCHEDULE)
     given = _training_batch(options.encoder, size, batch, device)
     level, noise = torch.full((batch,), 500, device=device), torch.randn_like(given.target.image)
-    rendered = KeptRenderings(pipeline.renderer)
+    rendered = KeptRenderings(pipeline.renderer, features=False, distortion=True)
     regularizers: list[Regularizer] = [Distortion(rendered), DepthSmoothness(rendered)]
 
     def gradients(batch: TrainingBatch, level: Tensor, noise: Tensor) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from scenediff.datasets.rooms.stream import RoomBatch, RoomStream, render_groups
 from scenediff.losses import LossWeights, Regularizer, TrainingBatch
 from scenediff.networks.pixel_denoiser import DenoiserConfig
 from scenediff.networks.reading import PhotoReading, ReadingBeside
-from scenediff.networks.regularizers import DepthSupervision, DirectImage
+from scenediff.networks.regularizers import DepthSupervision, DirectImage, KeptRenderings, SampledDepth
 from scenediff.pipeline import SamplingDefaults, ScenePipeline, build_model, load
 from scenediff.renderers.pixel_field import FieldConfig
 from scenediff.tools.trials import group_views
@@ -56,7 +56,8 @@ class RoomsRun:
         depth: weights of the depth terms.
         direct: weight of the target's own image estimate.
         draw: how batches are made; with photos in them, the image features are fine-tuned in all stages.
-        denoiser: sizes of the network.
+        denoiser: sizes of the network. What `init` lacks of its transformer blocks and of telling doubt is
+            added to it; otherwise the sizes of `init` stay.
         field_config: sizes of the field.
     """
 
@@ -219,10 +220,12 @@ def photo_reading(pipeline: ScenePipeline, run: RoomsRun) -> PhotoReading:
 def training_step(pipeline: ScenePipeline, run: RoomsRun) -> TrainingStep:
     """The model with the run's objective, ready to train."""
     regularizers: list[Regularizer] = [run.direct]
+    rendered = KeptRenderings(pipeline.renderer)
     if run.depth_supervision:
-        regularizers += [run.depth, ReadingBeside(photo_reading(pipeline, run))]
+        reading = ReadingBeside(photo_reading(pipeline, run))
+        regularizers += [run.depth, reading, SampledDepth(rendered)]
     return TrainingStep(
-        pipeline.denoiser, pipeline.renderer, pipeline.scheduler, run.loss, regularizers
+        pipeline.denoiser, rendered, pipeline.scheduler, run.loss, regularizers
     ).train()
 
 
@@ -232,10 +235,25 @@ def starting_point(run: RoomsRun) -> ScenePipeline:
         pipeline = load(run.init)
         if not isinstance(pipeline, ScenePipeline):
             raise ValueError(f"{run.init} is of another architecture; only models of rooms train on rooms")
-        return pipeline
+        return grown(pipeline, run.denoiser)
     denoiser, scheduler = build_model(run.denoiser, run.field_config)
     denoiser.backbone.load_imagenet()
     return ScenePipeline(denoiser, scheduler, SamplingDefaults(size=run.draw.size))
+
+
+def grown(pipeline: ScenePipeline, wanted: DenoiserConfig) -> ScenePipeline:
+    """The model with the wanted transformer blocks and doubt that it lacks; at first they change nothing."""
+    old = pipeline.denoiser
+    config = replace(
+        old.config, transformers=max(old.config.transformers, wanted.transformers),
+        tells_doubt=old.config.tells_doubt or wanted.tells_doubt,
+    )
+    if config == old.config:
+        return pipeline
+    denoiser, _ = build_model(config, old.renderer.config)
+    added = denoiser.load_state_dict(old.state_dict(), strict=False)
+    logger.warning("added to the model: %d tensors", len(added.missing_keys))
+    return ScenePipeline(denoiser, pipeline.scheduler, pipeline.defaults)
 
 
 def _keep(pipeline: ScenePipeline, step: TrainingStep, seen: RoomBatch, run: RoomsRun, steps: int) -> None:

@@ -29,6 +29,7 @@ class DrawConfig:
         two_contexts: share of batches with a second context view.
         photos: further photos of a batch, for each of its pairs, whose depths alone are learned.
         photometric: strength of the photographic effects.
+        coarse_photos: share of photos that are given with no more pixels than the diffusion has.
     """
 
     size: int = 64
@@ -38,6 +39,7 @@ class DrawConfig:
     two_contexts: float = 0.15
     photos: int = 0
     photometric: float = 1.0
+    coarse_photos: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,13 @@ class RoomTruth:
 
     Attributes:
         context_depth, target_depth: true depths, (batch, 1, size, size), metres.
+        scored_depths: (batch, 1, rays, 1) depths of the scored rays of the target and of the novel view.
         photos: further photos, or None.
     """
 
     context_depth: Tensor
     target_depth: Tensor
+    scored_depths: tuple[Tensor, Tensor]
     photos: PhotoBatch | None = None
 
 
@@ -122,6 +126,8 @@ class GroupPool:
         images = _normalised(picked["images"])  # (batch, roles, 3, S, S)
         sensors = (0, 3) if two else (0,)
         images = photograph(images, sensor_views=sensors, generator=generator, strength=config.photometric)
+        for sensor in sensors:
+            images[:, sensor] = _some_coarse(images[:, sensor], config, generator)
         photos = self.draw_photos(batch * config.photos, config, generator) if config.photos else None
         return _assemble(images, picked, photos, two, config, generator)
 
@@ -137,6 +143,7 @@ class GroupPool:
         picked = _mirrored(picked, torch.rand(batch, generator=generator, device=self.device) < 0.5)
         images = _normalised(picked["images"])
         images = photograph(images, generator=generator, strength=config.photometric)[:, 0]
+        images = _some_coarse(images, config, generator)
         camera = _cameras(picked, 0)
         size = (images.shape[-2], images.shape[-1])
         photo = Observation(images, CameraView(relative_to(camera, camera), size))
@@ -156,6 +163,17 @@ def median_pool(depth: Tensor, factor: int) -> Tensor:
     return blocks.flatten(-2).median(dim=-1).values
 
 
+def _some_coarse(images: Tensor, config: DrawConfig, generator: torch.Generator) -> Tensor:
+    """Images (batch, 3, S, S), some of which lose what the diffusion's resolution does not show."""
+    if not config.coarse_photos:
+        return images
+    size = images.shape[-1]
+    few = functional.avg_pool2d(images, size // config.size)
+    blurred = functional.interpolate(few, size=(size, size), mode="bilinear", align_corners=False)
+    chosen = torch.rand(len(images), generator=generator, device=images.device) < config.coarse_photos
+    return torch.where(chosen[:, None, None, None], blurred, images)
+
+
 def _assemble(
     images: Tensor, picked: dict[str, Tensor], photos: PhotoBatch | None, two: bool, config: DrawConfig,
     generator: torch.Generator,
@@ -168,6 +186,14 @@ def _assemble(
     context_coarse = functional.avg_pool2d(images[:, 0], size // config.size)
     novel_image = torch.where(own[:, None, None, None], context_coarse, coarse[:, 1])
     novel_cameras = _select(own, cameras[0], cameras[2])
+    depths = picked["depths"].float()  # (batch, roles, size, size)
+    novel_depth = torch.where(own[:, None, None], depths[:, 0], depths[:, 2])
+    scored_target, target_rays = _random_rays(
+        coarse[:, 0], depths[:, 1, None], cameras[1], config.target_rays, generator
+    )
+    novel, novel_rays = _random_rays(
+        novel_image, novel_depth[:, None], novel_cameras, config.novel_rays, generator
+    )
     square = (config.size, config.size)
     context = [
         Observation(images[:, role], CameraView(cameras[role], (size, size)))
@@ -176,21 +202,23 @@ def _assemble(
     return TrainingBatch(
         context=context,
         target=Observation(coarse[:, 0], CameraView(cameras[1], square)),
-        scored_target=_random_rays(coarse[:, 0], cameras[1], config.target_rays, generator),
-        novel=_random_rays(novel_image, novel_cameras, config.novel_rays, generator),
-        truth=RoomTruth(
-            picked["depths"][:, 0, None].float(), picked["depths"][:, 1, None].float(), photos
-        ),
+        scored_target=scored_target,
+        novel=novel,
+        truth=RoomTruth(depths[:, 0, None], depths[:, 1, None], (target_rays, novel_rays), photos),
     )
 
 
-def _random_rays(image: Tensor, cameras, count: int, generator: torch.Generator) -> Observation:
+def _random_rays(
+    image: Tensor, depth: Tensor, cameras, count: int, generator: torch.Generator
+) -> tuple[Observation, Tensor]:
+    """Some pixels of images with depths of the same size, and the depths (batch, 1, rays, 1) there."""
     batch, channels, height, width = image.shape
     order = torch.rand(batch, height * width, generator=generator, device=image.device)
     index = order.topk(min(count, height * width), dim=1).indices
     pixels = torch.stack([index // width, index % width], dim=-1)
     values = image.flatten(2).gather(2, index[:, None].expand(-1, channels, -1))[..., None]
-    return Observation(values, CameraView(cameras, (height, width), pixels))
+    depths = depth.flatten(2).gather(2, index[:, None])[..., None]
+    return Observation(values, CameraView(cameras, (height, width), pixels)), depths
 
 
 def _cameras(picked: dict[str, Tensor], role: int):

@@ -46,6 +46,10 @@ class TrainRooms:
     """First learn only the depth of single photos, for so long."""
     photos: int = 0
     """Photos whose depth alone is learned, for each scene of a step."""
+    coarse_photos: float = 0.4
+    """Share of photos that are given with as few pixels as the views that are sampled."""
+    transformers: int = 0
+    """Transformer blocks at the coarsest level; a model to start from gets what it has less of them."""
     size: int = 128
     """Side of the rendered views, pixels."""
     depth_supervision: bool = True
@@ -81,10 +85,12 @@ class TrainRooms:
         check_at_least("--minutes", self.minutes, 0.01)
         check_at_least("--render-seconds", self.render_seconds, 0)
         check_at_least("--reading-minutes", self.reading_minutes, 0)
-        for option in ("max_steps", "photos", "seed"):
+        for option in ("max_steps", "photos", "transformers", "seed"):
             check_at_least(f"--{option.replace('_', '-')}", getattr(self, option), 0)
         for option in ("batch_size", "workers", "pool", "pool_warmup"):
             check_at_least(f"--{option.replace('_', '-')}", getattr(self, option), 1)
+        if not 0 <= self.coarse_photos <= 1:
+            raise UserError(f"--coarse-photos must lie in [0, 1], got {self.coarse_photos}")
         if (self.photos or self.reading_minutes) and not self.depth_supervision:
             raise UserError("--photos and --reading-minutes learn depths: leave out --no-depth-supervision")
         if self.size % 64 or self.size <= 0:
@@ -96,6 +102,7 @@ class TrainRooms:
 
     def _settings(self, process_index: int) -> RoomsRun:
         from scenediff.datasets.rooms.pool import DrawConfig
+        from scenediff.networks.pixel_denoiser import DenoiserConfig
         from scenediff.tools.train_rooms import RoomsRun
         from scenediff.training import TrainConfig
 
@@ -103,7 +110,11 @@ class TrainRooms:
             self.output, init=self.checkpoint, resume=self.resume, workers=self.workers,
             pool_groups=self.pool, pool_warmup=self.pool_warmup, render_seconds=self.render_seconds,
             reading_minutes=self.reading_minutes, view_size=self.size,
-            depth_supervision=self.depth_supervision, draw=DrawConfig(photos=self.photos),
+            depth_supervision=self.depth_supervision,
+            draw=DrawConfig(photos=self.photos, coarse_photos=self.coarse_photos),
+            denoiser=DenoiserConfig(
+                transformers=self.transformers, tells_doubt=self.photos > 0 or self.reading_minutes > 0
+            ),
             data_seed=self.seed + 1_000_003 * process_index,  # every process sees rooms of its own
             train=TrainConfig(
                 minutes=self.minutes, max_steps=self.max_steps, batch_size=self.batch_size, seed=self.seed,

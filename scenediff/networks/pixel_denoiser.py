@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from scenediff.renderers.rays import camera_rays
 from scenediff.renderers.seen import seen_before
 
 TYPICAL_DEPTH = 2.2  # metres: where the predicted depth starts before training
+TYPICAL_DOUBT, DOUBTS = 0.1, (0.01, 0.5)  # of a photo's log scale: before training, and its range
 RIM = 2  # outermost pixels of the target's features, which the convolutions' zero padding spoils
 
 
@@ -41,6 +42,8 @@ class DenoiserConfig:
         keep: samples keep what the context saw: where the target view meets a surface that it saw, within
             this difference of log depth of the deterministic render, the target's depth is that surface's and
             its image estimate shows the context's pixel. 0 leaves all to the noise, as in training.
+        transformers: transformer blocks at the coarsest level.
+        tells_doubt: whether the network also says how far off a photo's overall scale may be.
     """
 
     channels: tuple[int, ...] = (64, 128, 192, 256)
@@ -49,6 +52,8 @@ class DenoiserConfig:
     embedding: int = 128
     detail: int = 2
     keep: float = 0.2
+    transformers: int = 0
+    tells_doubt: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,8 +102,14 @@ class PixelDenoiser(nn.Module):
             nn.Linear(config.embedding, config.embedding),
         )
         self.roles = nn.Embedding(2, config.embedding)  # 0 context, 1 target
-        self.unet = UNet(config.channels, config.blocks, config.attention_levels, config.embedding)
+        self.unet = UNet(
+            config.channels, config.blocks, config.attention_levels, config.embedding, config.transformers
+        )
         self.norm = GroupNorm(16, width)
+        if config.tells_doubt:
+            self.doubt = nn.Linear(width, 1)
+            nn.init.zeros_(self.doubt.weight)
+            nn.init.constant_(self.doubt.bias, math.log(TYPICAL_DOUBT))
         self.head = nn.Conv2d(width, field.channels + 1 + 3, 3, padding=1)
 
     def encode(
@@ -137,8 +148,8 @@ class PixelDenoiser(nn.Module):
             [noisy, rendering.image, rendering.depth.log(), rendering.opacity, rendering.features,
              camera_rays(target_view)], dim=1,
         )
-        maps = self._read(self.target_stem(inputs), timesteps, role=1)
-        features, log_depth, image = self._split(maps)
+        state = self._read(self.target_stem(inputs), timesteps, role=1)
+        features, log_depth, image = self._split(self.head(state))
         features = without_rim(features)
         if self._keeps():
             log_depth = torch.lerp(log_depth, rendering.surface, rendering.seen)
@@ -172,20 +183,32 @@ class PixelDenoiser(nn.Module):
             for layer, feature in zip(self.injections, self.backbone(fine), strict=False)
         ]
         timesteps = torch.zeros(len(image), device=image.device)
-        maps = self._read(stem, timesteps, role=0, injected=[None, *injected])
-        features, log_depth, _ = self._split(maps)
-        return FieldView(cameras, features, log_depth, image, present)
+        state = self._read(stem, timesteps, role=0, injected=[None, *injected])
+        features, log_depth, _ = self._split(self.head(state))
+        return FieldView(cameras, features, log_depth, image, present, doubt=self._doubt(state))
 
     def _read(self, stem: Tensor, timesteps: Tensor, role: int, injected: list | None = None) -> Tensor:
         embedding = timestep_embedding(timesteps, self.config.embedding) + self.roles.weight[role]
         embedding = functional.silu(self.embedding(embedding))
-        return self.head(self.norm(self.unet(stem, embedding, injected), activation=True))
+        return self.norm(self.unet(stem, embedding, injected), activation=True)
+
+    def _doubt(self, state: Tensor) -> Tensor | None:
+        """(batch,) expected error of the photo's overall log depth, where the network tells it."""
+        if not self.config.tells_doubt:
+            return None
+        low, high = map(math.log, DOUBTS)
+        return self.doubt(state.mean((2, 3)))[:, 0].float().clamp(low, high).exp()
 
     def _split(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features, depth, image = maps.split([maps.shape[1] - 4, 1, 3], dim=1)
         near, far = math.log(self.renderer.config.near), math.log(self.renderer.config.far)
         log_depth = (depth.float() + math.log(TYPICAL_DEPTH)).clamp(near, far)
         return features, log_depth, image.float()
+
+
+def rescaled(view: FieldView, factor: Tensor) -> FieldView:
+    """A view whose surfaces are all further away by a factor (batch,)."""
+    return replace(view, log_depth=view.log_depth + factor.log()[:, None, None, None])
 
 
 def without_rim(maps: Tensor, rim: int = RIM) -> Tensor:

@@ -25,11 +25,12 @@ class PhotoReading(Objective):
         denoiser: what is trained, as far as it reads photos.
         size: of the feature map, pixels of the shorter side.
         depth: the error that is minimised; its weights play no part.
+        doubt: weight of the likelihood of the photo's overall scale, where the denoiser tells how sure it is.
     """
 
-    def __init__(self, denoiser: PixelDenoiser, size: int, depth: DepthSupervision):
+    def __init__(self, denoiser: PixelDenoiser, size: int, depth: DepthSupervision, doubt: float = 0.05):
         super().__init__()
-        self.denoiser, self.size, self.depth = denoiser, size, depth
+        self.denoiser, self.size, self.depth, self.doubt = denoiser, size, depth, doubt
 
     def draw(self, batch: Any, context_dropout: float, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Hidden photos, of which the model is to know what is likely."""
@@ -38,7 +39,23 @@ class PhotoReading(Objective):
 
     def forward(self, batch: Any, drop: Tensor | None = None) -> dict[str, Tensor]:
         read = self.denoiser.read_photo(batch.photo, self.size, drop)
-        return {"reading": self.depth.error(read.log_depth, batch.depth).mean()}
+        terms = {"reading": self.depth.error(read.log_depth, batch.depth).mean()}
+        if read.doubt is not None:
+            off = scale_error(read.log_depth.detach(), batch.depth)
+            terms["doubt"] = self.doubt * laplace_score(off, read.doubt).mean()
+        return terms
+
+
+def scale_error(log_depth: Tensor, truth: Tensor) -> Tensor:
+    """(batch,) means of the error of log depths (batch, 1, h, w) where the truth is known: of the scale."""
+    known = truth > 0
+    error = torch.where(known, log_depth - truth.clamp(min=1e-3).log(), 0)
+    return error.flatten(1).sum(1) / known.flatten(1).sum(1).clamp(min=1)
+
+
+def laplace_score(error: Tensor, spread: Tensor) -> Tensor:
+    """Negative log likelihood of errors, but for a constant: least where `spread` is their mean size."""
+    return error.abs() / spread + spread.log()
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scenediff.forward import EncodedContext, Observation
 from scenediff.losses import TrainingBatch
-from scenediff.renderers.cameras import PinholeView
-from scenediff.renderers.pixel_field import FieldSignal
-from scenediff.renderers.volume_field import VolumeFieldRenderer, VolumeRendering, VolumeSignal
+from scenediff.renderers.pixel_field import FieldSignal, PixelFieldRenderer
+from scenediff.renderers.volume_field import VolumeFieldRenderer, VolumeSignal
 
 
 @dataclass(frozen=True)
@@ -86,28 +86,62 @@ class KeptRenderings:
 
     The objective renders the views that it scores anyway; so it takes this as its forward model, and terms
     that were made with it read from it what else those renderings hold.
+
+    Args:
+        renderer: of either field. options: of its `render_all`.
     """
 
-    def __init__(self, renderer: VolumeFieldRenderer):
-        self.renderer = renderer
-        self._signal: VolumeSignal | None = None
-        self._kept: list[tuple[PinholeView, VolumeRendering]] = []
+    def __init__(self, renderer: VolumeFieldRenderer | PixelFieldRenderer, **options: bool):
+        self.renderer, self.options = renderer, options
+        self._signal: Any = None
+        self._kept: list[tuple[Any, Any]] = []
 
-    def render(self, signal: VolumeSignal, view: PinholeView) -> Tensor:
-        """As `VolumeFieldRenderer.render`."""
-        rendering = self.renderer.render_all(signal, view, features=False, distortion=True)
+    def render(self, signal: Any, view: Any) -> Tensor:
+        """As the renderer's own."""
+        rendering = self.renderer.render_all(signal, view, **self.options)
         if signal is not self._signal:
             self._signal, self._kept = signal, []
         self._kept.append((view, rendering))
         return rendering.image
 
-    def of(self, signal: VolumeSignal, view: PinholeView) -> VolumeRendering:
+    def of(self, signal: Any, view: Any) -> Any:
         """The rendering of just this view of just this signal."""
         if signal is self._signal:
             for seen, rendering in self._kept:
                 if seen is view:
                     return rendering
         raise ValueError("the view was not rendered: the objective's forward model must be this object")
+
+
+@dataclass(frozen=True)
+class SampledDepth:
+    """Scores the depths that the sampled field shows along the objective's rays, where the data know them.
+
+    The target's depth map may be right while the field around it is not: in its own view colour alone does
+    not tell what floats in front of a surface from the surface.
+
+    Attributes:
+        rendered: the objective's forward model.
+        target: weight of the target view's rays, which also has the noise level's weight.
+        novel: weight of the novel view's rays.
+    """
+
+    rendered: KeptRenderings
+    target: float = 0.1
+    novel: float = 0.2
+
+    def __call__(
+        self, signal: FieldSignal, encoded: EncodedContext, batch: TrainingBatch, level_weight: Tensor
+    ) -> dict[str, Tensor]:
+        present = signal.views[0].present
+        shown = present / present.mean().clamp(min=1e-3)
+        weights = (self.target * level_weight, torch.full_like(level_weight, self.novel))
+        total = torch.zeros_like(level_weight)
+        for scored, truth, weight in zip(_scored(batch), batch.truth.scored_depths, weights, strict=False):
+            depth = self.rendered.of(signal, scored.view).depth.float()
+            error = (depth.clamp(min=1e-3).log() - truth.clamp(min=1e-3).log()).abs()
+            total = total + weight * _mean_where(error, truth > 0)
+        return {"depth_sampled": (shown * total).mean()}
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,26 @@ class SelfAttention(nn.Module):
         return x + self.output(attended)
 
 
+class TransformerBlock(nn.Module):
+    """Attention, then a network at each position, modulated (Peebles & Xie 2022, arXiv:2212.09748).
+
+    Both are residuals that start as nothing: put into a trained network, a block changes nothing at first.
+    """
+
+    def __init__(self, channels: int, embedding: int, expansion: int = 4):
+        super().__init__()
+        self.attention = SelfAttention(channels)
+        self.norm = GroupNorm(32, channels)
+        self.modulation = nn.Linear(embedding, 2 * channels)
+        self.inner = nn.Conv2d(channels, expansion * channels, 1)
+        self.output = zero_conv(expansion * channels, channels, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        x = self.attention(x)
+        scale, shift = self.modulation(embedding).chunk(2, dim=1)
+        return x + self.output(functional.silu(self.inner(self.norm(x, scale, shift))))
+
+
 class Stage(nn.Module):
     """Residual blocks of one resolution, each followed by attention where wanted."""
 
@@ -114,9 +134,13 @@ class UNet(nn.Module):
         blocks: residual blocks of each level on the way down, and up.
         attention_levels: how many of the coarsest levels attend.
         embedding: channels of the conditioning vector.
+        transformers: transformer blocks in the middle, where a position is a large part of the image.
     """
 
-    def __init__(self, channels: Sequence[int], blocks: int, attention_levels: int, embedding: int):
+    def __init__(
+        self, channels: Sequence[int], blocks: int, attention_levels: int, embedding: int,
+        transformers: int = 0,
+    ):
         super().__init__()
         self.channels = tuple(channels)
         levels = len(channels)
@@ -127,6 +151,9 @@ class UNet(nn.Module):
             for i in range(levels)
         )
         self.middle = Stage([channels[-1]], channels[-1], embedding, attention=True)
+        self.transformers = nn.ModuleList(
+            [TransformerBlock(channels[-1], embedding) for _ in range(transformers)]
+        )
         after = [*channels[1:], channels[-1]]
         self.up = nn.ModuleList(
             Stage([after[i] + channels[i], *[2 * channels[i]] * (blocks - 1)], channels[i], embedding,
@@ -153,6 +180,8 @@ class UNet(nn.Module):
             skips.append(stage(x, embedding, added=None if injected is None else injected[level]))
             x = skips[-1][-1]
         x = self.middle(x, embedding)[-1]
+        for block in self.transformers:
+            x = block(x, embedding)
         for level in reversed(range(len(self.up))):
             x = self.up[level](x, embedding, skips=skips[level])[-1]
             if level:
