@@ -6,9 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from test_pool import box_groups
 from tiny_pipeline import random_photo, tiny_pipeline
 
-from scenediff.tools.train_rooms import RoomsRun, grown, starting_point
+from scenediff.datasets.rooms.pool import DrawConfig, GroupPool
+from scenediff.datasets.rooms.stream import joined
+from scenediff.tools.train_rooms import RoomsRun, grown, reading_errors, starting_point
 
 
 def test_a_model_grows_without_changing(tmp_path: Path) -> None:
@@ -29,3 +32,24 @@ def test_a_model_never_shrinks() -> None:
     assert grown(old, old.denoiser.config) is old
     larger = grown(old, replace(old.denoiser.config, transformers=1))
     assert grown(larger, old.denoiser.config) is larger
+
+
+def test_what_was_learned_by_heart_shows(tmp_path: Path) -> None:
+    """Photos that a run trains on and held-out ones are read alike, and drawn alike."""
+    torch.manual_seed(0)
+    pipeline, pool = tiny_pipeline(), GroupPool(6, "cpu", depth_size=16)
+    trained, heldout = box_groups(6), box_groups(6)
+    pool.add(trained)
+    run = RoomsRun(tmp_path, draw=DrawConfig(size=16))
+    same = reading_errors(pipeline, pool, trained, run)
+    assert same["reading_trained"] == same["reading_heldout"] > 0
+    other = reading_errors(pipeline, pool, heldout, run)
+    assert other["reading_trained"] == same["reading_trained"] != other["reading_heldout"]
+
+
+def test_joined_rooms_keep_their_order() -> None:
+    first, second = box_groups(2), box_groups(3)
+    both = joined([first, second])
+    assert both.images.shape[0] == 5
+    assert (both.depths[:2] == first.depths).all()
+    assert (both.focal_length[2:] == second.focal_length).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import threading
@@ -16,12 +17,12 @@ from PIL import Image
 from torch import Tensor
 
 from scenediff.datasets.rooms.pool import DrawConfig, GroupPool, PhotoBatch
-from scenediff.datasets.rooms.stream import RoomBatch, RoomStream, render_groups
+from scenediff.datasets.rooms.stream import RoomBatch, RoomStream, joined, render_groups
 from scenediff.losses import LossWeights, Regularizer, TrainingBatch
 from scenediff.networks.pixel_denoiser import DenoiserConfig
 from scenediff.networks.reading import PhotoReading, ReadingBeside
 from scenediff.networks.regularizers import DepthSupervision, DirectImage, KeptRenderings, SampledDepth
-from scenediff.pipeline import SamplingDefaults, ScenePipeline, build_model, load
+from scenediff.pipeline import SamplingDefaults, ScenePipeline, build_model, load, precision_on
 from scenediff.renderers.pixel_field import FieldConfig
 from scenediff.tools.trials import group_views
 from scenediff.training import TrainConfig, TrainingStep, train
@@ -29,6 +30,8 @@ from scenediff.training import TrainConfig, TrainingStep, train
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_FOLDER = "checkpoint"
+ROOMS_AT_ONCE = 4  # go to the pool together: a device takes about as long for one of them
+VALIDATION_PHOTOS, VALIDATION_SEED = 256, 4_242
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class RoomsRun:
         data_seed: of the rooms; change it when training goes on from a checkpoint.
         depth_supervision: also learn from true depths; False is the method's pure form, images alone.
         grid_rooms: held-out rooms in the sample grids.
+        validation_rooms: held-out rooms whose photos are read at every save, beside as many photos that the
+            run trains on: what these are read better by was learned by heart.
         train: lengths and rates.
         loss: weights of the objective.
         depth: weights of the depth terms.
@@ -74,6 +79,7 @@ class RoomsRun:
     data_seed: int = 1
     depth_supervision: bool = True
     grid_rooms: int = 6
+    validation_rooms: int = 64
     train: TrainConfig = field(default_factory=TrainConfig)
     loss: LossWeights = field(default_factory=LossWeights)
     depth: DepthSupervision = field(default_factory=DepthSupervision)
@@ -90,7 +96,9 @@ def train_rooms(run: RoomsRun, device: torch.device | str) -> dict[str, float]:
         figures of the run, the rooms' included.
     """
     pipeline = starting_point(run).to(device)
-    seen = render_groups(4_242, run.grid_rooms, run.view_size, "heldout")
+    heldout = render_groups(
+        VALIDATION_SEED, max(run.grid_rooms, run.validation_rooms), run.view_size, "heldout"
+    )
     pool = GroupPool(run.pool_groups, device, depth_size=run.draw.size)
     with filling(pool, run) as renderer:
 
@@ -106,9 +114,9 @@ def train_rooms(run: RoomsRun, device: torch.device | str) -> dict[str, float]:
         features = pipeline.denoiser.backbone.fine_tune(run.draw.photos > 0)
         figures = train(
             step, next_batch, run.train, run.output, resume=run.resume, pretrained=features,
-            on_save=lambda steps: _keep(pipeline, step, seen, run, steps),
+            on_save=lambda steps: _keep(pipeline, step, pool, heldout, run, steps),
         )
-    views = pool.written * seen.images.shape[1]
+    views = pool.written * heldout.images.shape[1]
     return figures | reading | {"groups_rendered": pool.written, "views_rendered": views}
 
 
@@ -149,8 +157,12 @@ class BackgroundRenderer:
             with RoomStream(
                 run.workers, size=run.view_size, seed=run.data_seed, device_index=gpu
             ) as stream:
-                for batch in stream:
-                    self.pool.add(batch)
+                rooms: list[RoomBatch] = []
+                for room in stream:
+                    rooms.append(room)
+                    if len(rooms) == ROOMS_AT_ONCE or self._stopping.is_set():
+                        self.pool.add(joined(rooms))
+                        rooms = []
                     if self._stopping.is_set():
                         return
         except Exception as error:
@@ -256,9 +268,36 @@ def grown(pipeline: ScenePipeline, wanted: DenoiserConfig) -> ScenePipeline:
     return ScenePipeline(denoiser, pipeline.scheduler, pipeline.defaults)
 
 
-def _keep(pipeline: ScenePipeline, step: TrainingStep, seen: RoomBatch, run: RoomsRun, steps: int) -> None:
+def _keep(
+    pipeline: ScenePipeline, step: TrainingStep, pool: GroupPool, heldout: RoomBatch, run: RoomsRun,
+    steps: int,
+) -> None:
+    """The model, a grid of its samples and how it reads photos, of a run that goes on."""
     step.eval()
     pipeline.save(run.output / CHECKPOINT_FOLDER)
-    sample_grid(pipeline, seen).save(run.output / f"grid_{steps:07d}.png")
+    shown = RoomBatch(**{name: value[: run.grid_rooms] for name, value in vars(heldout).items()})
+    sample_grid(pipeline, shown).save(run.output / f"grid_{steps:07d}.png")
+    if run.depth_supervision and run.validation_rooms:
+        line = {"step": steps, **reading_errors(pipeline, pool, heldout, run)}
+        with (run.output / "validation.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        logger.warning("depth of photos: %s", line)
     step.train()
     logger.warning("saved at step %d: %s", steps, asdict(run.train))
+
+
+@torch.no_grad()
+def reading_errors(
+    pipeline: ScenePipeline, pool: GroupPool, heldout: RoomBatch, run: RoomsRun
+) -> dict[str, float]:
+    """The depth error of photos that the run trains on and of held-out ones, drawn as in training."""
+    unseen = GroupPool(len(heldout.images), pool.device, depth_size=run.draw.size)
+    unseen.add(heldout)
+    reading = photo_reading(pipeline, run)
+    errors = {}
+    for name, source in (("reading_trained", pool), ("reading_heldout", unseen)):
+        generator = torch.Generator(pool.device).manual_seed(VALIDATION_SEED)
+        photos = source.draw_photos(VALIDATION_PHOTOS, run.draw, generator)
+        with precision_on(pipeline.device):
+            errors[name] = round(float(reading(photos)["reading"]), 4)
+    return errors

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -135,9 +135,14 @@ def render_groups(
     path = None if pack_path is None else str(pack_path)
     config = StreamConfig(size, views, groups_per_room, seed, split, path)
     with RoomPhotographer(config) as photographer:
-        rooms = [photographer.photograph(number) for number in range(-(-count // groups_per_room))]
+        rooms = joined([photographer.photograph(number) for number in range(-(-count // groups_per_room))])
+    return RoomBatch(**{name: value[:count] for name, value in vars(rooms).items()})
+
+
+def joined(rooms: Sequence[RoomBatch]) -> RoomBatch:
+    """All their groups in one."""
     return RoomBatch(
-        **{name: np.concatenate([getattr(room, name) for room in rooms])[:count] for name in vars(rooms[0])}
+        **{name: np.concatenate([getattr(room, name) for room in rooms]) for name in vars(rooms[0])}
     )
 
 
