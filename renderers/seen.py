@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from pytorch3d.renderer import RayBundle
@@ -11,10 +11,20 @@ from torch import Tensor
 
 from scenediff.renderers.bilinear import sample_map
 from scenediff.renderers.cameras import CameraView
-from scenediff.renderers.pixel_field import FieldSignal, FieldView, behind_surfaces, prefilter, project
+from scenediff.renderers.pixel_field import (
+    FieldSignal,
+    FieldView,
+    PixelFieldRenderer,
+    Rendering,
+    behind_surfaces,
+    prefilter,
+    project,
+)
 from scenediff.renderers.rays import along, ray_bundle
 
 REACH, STEPS = 0.6, 32  # how far along rays surfaces are looked for, in log depth either way; in how many
+TOLERANCE = 0.2  # difference of log depths at which a scene takes a surface of the photo with a share of 1/e
+CPU_RAYS = 4096  # at a time: what they are looked up in stays in the caches
 STEEPEST = 0.1  # a larger change of log depth within a step is no surface, but the edge of one
 
 
@@ -44,26 +54,63 @@ def seen_before(views: Sequence[FieldView], view: CameraView, depth: Tensor, tol
 
     Args:
         views: the views that may have seen it, with predicted depths.
-        view: the view in question, of whole images.
-        depth: (batch, 1, height, width) metres along its optical axis.
+        view: the view in question.
+        depth: (batch, 1, height, width) metres along its optical axis; (batch, 1, rays, 1) of chosen pixels.
         tolerance: difference of log depths at which the share has fallen to 1/e.
     """
-    found = []
     with torch.autocast(depth.device.type, enabled=False):  # half precision would miss by pixels
         bundle = ray_bundle(view)
         log_depth = depth.float().flatten(1).log()  # (batch, rays)
-        for other in prefilter(FieldSignal(tuple(views)), min(view.size)).views:
-            surface, there = nearest_surface(other, bundle, log_depth)
-            points = along(bundle.origins, bundle.directions, surface.exp()[..., None])[:, :, 0]
-            grid, _ = project(points, other.cameras, other.photo_size)
-            share = there * torch.exp(-((surface - log_depth) / tolerance).square())
-            found.append((share, surface, sample_map(other.image.float(), grid)))
+        others = prefilter(FieldSignal(tuple(views)), min(view.size)).views
+        step = CPU_RAYS if depth.device.type == "cpu" else log_depth.shape[1]
+        parts = []
+        for start in range(0, log_depth.shape[1], step):
+            part = slice(start, start + step)
+            rays = RayBundle(*(values[:, part] for values in bundle))
+            parts.append(_seen_along(others, rays, log_depth[:, part], tolerance))
+        share, surface, colour = (torch.cat(values, dim=1) for values in zip(*parts, strict=True))
+    size = depth.shape[-2:]
+    share, surface = (values[:, None].unflatten(-1, size) for values in (share, surface))
+    return Seen(share, colour.transpose(1, 2).unflatten(-1, size), surface)
+
+
+def _seen_along(
+    views: Sequence[FieldView], bundle: RayBundle, log_depth: Tensor, tolerance: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Shares and log depths of surfaces (batch, rays), and their colours (batch, rays, 3)."""
+    found = []
+    for view in views:
+        surface, there = nearest_surface(view, bundle, log_depth)
+        points = along(bundle.origins, bundle.directions, surface.exp()[..., None])[:, :, 0]
+        grid, _ = project(points, view.cameras, view.photo_size)
+        share = there * torch.exp(-((surface - log_depth) / tolerance).square())
+        found.append((share, surface, sample_map(view.image.float(), grid)))
     shares, surfaces, colours = (torch.stack(parts) for parts in zip(*found, strict=True))
-    share, surest = shares.max(0)  # (batch, rays)
+    share, surest = shares.max(0)
     surface = surfaces.gather(0, surest[None])[0]
     colour = colours.gather(0, surest[None, ..., None].expand(-1, -1, -1, 3))[0]
-    share, surface = (part[:, None].unflatten(-1, view.size) for part in (share, surface))
-    return Seen(share, colour.transpose(1, 2).unflatten(-1, view.size), surface)
+    return share, surface, colour
+
+
+@torch.no_grad()
+def render_scene(renderer: PixelFieldRenderer, signal: FieldSignal, view: CameraView) -> Rendering:
+    """What a view shows of a finished scene: the field, but what the photo saw as sharp as the photo.
+
+    A field blends the pixels that its points meet along a ray, which blurs. Where the ray enters the surface
+    that the photo saw, near the depth that the field has, colour and depth are that surface's.
+
+    Args:
+        signal: its first view is the photo.
+        view: one camera for each field, whole images or chosen pixels.
+    """
+    rendering = renderer.render_all(signal, view)
+    if len(view) == 0:
+        return rendering
+    seen = seen_before(signal.views[:1], view, rendering.depth, TOLERANCE)
+    share = seen.share * rendering.opacity.clamp(0, 1)
+    log_depth = torch.lerp(rendering.depth.float().log(), seen.log_depth, share)
+    image = torch.lerp(rendering.image.float(), seen.image, share)
+    return replace(rendering, image=image, depth=log_depth.exp())
 
 
 def nearest_surface(view: FieldView, bundle: RayBundle, log_depth: Tensor) -> tuple[Tensor, Tensor]:

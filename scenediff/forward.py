@@ -96,6 +96,19 @@ class SelfConditionedDenoiser(Denoiser, Protocol):
 
 
 @runtime_checkable
+class RememberingDenoiser(Denoiser, Protocol):
+    """A denoiser that knows more of a target that it has finished than the observation shows."""
+
+    def finished(self, signal: Signal, observation: Observation) -> Observation:
+        """The observation as context of the same signals' next targets.
+
+        Args:
+            signal: what `denoise` returned last. observation: the clean target that it led to.
+        """
+        ...
+
+
+@runtime_checkable
 class PairedDenoiser(Denoiser, Protocol):
     """A denoiser that runs with and without its context in one batch, which guidance then needs only once."""
 

@@ -37,6 +37,7 @@ from scenediff.renderers.pixel_field import (
     Rendering,
     map_signal,
 )
+from scenediff.renderers.seen import render_scene
 from scenediff.sampling import calm_coarse, draw_noise, generators, make_scheduler, sample_in_turn
 from scenediff.scene import Scene, rays_at_a_time
 
@@ -94,7 +95,7 @@ class SceneBatch:
     @torch.no_grad()
     def render(self, cameras: PerspectiveCameras, size: tuple[int, int]) -> Rendering:
         """What one camera for each field sees of it."""
-        return self.renderer.render_all(self.signal, CameraView(cameras, size))
+        return render_scene(self.renderer, self.signal, CameraView(cameras, size))
 
 
 class ScenePipeline:

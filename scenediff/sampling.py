@@ -22,6 +22,7 @@ from scenediff.forward import (
     ForwardModel,
     Observation,
     PairedDenoiser,
+    RememberingDenoiser,
     SelfConditionedDenoiser,
     Signal,
     View,
@@ -186,7 +187,8 @@ def sample_in_turn(
     for view, noise in zip(target_views, noises, strict=True):
         signal, image = sample(denoiser, forward, scheduler, known, view, noise, **options)
         drawn.append(Observation(image.clamp(-1, 1), view))
-        known.append(drawn[-1])
+        remembers = isinstance(denoiser, RememberingDenoiser)
+        known.append(denoiser.finished(signal, drawn[-1]) if remembers else drawn[-1])
     return Sample(signal, tuple(drawn))
 
 

@@ -26,6 +26,7 @@ from scenediff.renderers.pixel_field import (
     Rendering,
     map_signal,
 )
+from scenediff.renderers.seen import render_scene
 from scenediff.renderers.volume_field import (
     VolumeConfig,
     VolumeFieldRenderer,
@@ -100,7 +101,7 @@ class PixelKind:
     def render(self, renderer: PixelFieldRenderer, signal: FieldSignal, view: CameraView) -> Rendering:
         if len(view) == 0:
             signal = map_signal(signal, lambda tensor: tensor[:0])
-        return renderer.render_all(signal, view)
+        return render_scene(renderer, signal, view)
 
     def map(self, signal: FieldSignal, function: Callable[[Tensor], Tensor]) -> FieldSignal:
         return map_signal(signal, function)

@@ -160,7 +160,7 @@ def test_the_truth_gets_the_best_figures(tmp_path):
     assert figures["frechet_sample"] < 0.05 * figures["frechet_deterministic"]
     assert figures["kernel_sample"] < figures["kernel_deterministic"]
     assert (figures["rooms"], figures["images"]) == (5, 5)
-    assert figures["seconds_per_sample"] > 0
+    assert figures["seconds_per_sample"] >= 0
     assert json.loads((tmp_path / "metrics.json").read_text()) == figures
     assert Image.open(tmp_path / "pictures_00.png").height == 5 * 2 * SIZE + 14
     # 5 rooms in chunks of 2, 2 samples each, then the one sharp room; no seed is used twice

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 import scenediff
 from scenediff.datasets.images import load_photo
-from scenediff.forward import Observation
+from scenediff.forward import Observation, RememberingDenoiser
 from scenediff.pipeline import (
     CheckpointError,
     ScenePipeline,
@@ -29,6 +29,7 @@ from scenediff.pipeline import (
     looking_at,
 )
 from scenediff.renderers.cameras import CameraView, look_ahead, perspective_cameras
+from scenediff.sampling import calm_coarse, sample_in_turn
 from scenediff.scene import Scene
 
 SIZE = (12, 16)
@@ -80,7 +81,22 @@ def test_the_photo_is_read_once(pipeline: ScenePipeline, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(pipeline.denoiser, "read_photo", counting)
     pipeline(random_photo(), 3)
-    assert sorted(sizes) == [24, 24, 24, 96]  # and the first target view of each sample, for the second one
+    assert sizes == [96]  # what was sampled is known without reading it
+
+
+def test_finished_targets_keep_their_depths(pipeline: ScenePipeline) -> None:
+    """The second target's context is the first one as it was sampled."""
+    assert isinstance(pipeline.denoiser, RememberingDenoiser)
+    photo = load_photo(random_photo()).image[None]
+    cameras = look_ahead(1, 60.0)
+    targets = [looking_at((x, 0.0, 0.0), (0.0, 0.0, 2.0), cameras) for x in (-0.4, 0.4)]
+    known = pipeline._read(photo, cameras)
+    first = pipeline._sample(known, targets[:1], [3], 2, 1.0, (16, 24))
+    both = pipeline._sample(known, targets, [3], 2, 1.0, (16, 24))
+    assert len(both.signal.views) == 3
+    for name in ("log_depth", "image", "features"):
+        kept, before = (getattr(batch.signal.views[1], name) for batch in (both, first))
+        assert torch.allclose(kept, before, atol=1e-4), name
 
 
 def test_a_read_photo_is_as_good_as_the_photo(pipeline: ScenePipeline) -> None:
@@ -112,13 +128,20 @@ def test_without_temperature_all_samples_are_one() -> None:
     assert first.metadata["temperature"] == 0
 
 
-def test_without_coarse_noise_samples_differ_less() -> None:
-    apart = []
-    for factor in (1.0, 0.0):
-        first, second = tiny_pipeline(coarse_temperature=factor, steps=1)(random_photo(), 2)
-        assert first.metadata["coarse_temperature"] == factor
-        apart.append((frames(first) - frames(second)).mean((2, 3)).abs().mean())
-    assert 0 < apart[1] < apart[0]
+def test_samples_begin_with_calm_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+
+    def recording(*arguments: Any, **options: Any) -> Any:
+        begun.append(arguments[5])
+        return sample_in_turn(*arguments, **options)
+
+    monkeypatch.setattr("scenediff.pipeline.sample_in_turn", recording)
+    for factor in (1.0, 0.3):
+        (scene,) = tiny_pipeline(coarse_temperature=factor)(random_photo(), 1)
+        assert scene.metadata["coarse_temperature"] == factor
+    for plain, calm in zip(*begun, strict=True):
+        assert torch.allclose(calm, calm_coarse(plain, 0.3))
+        assert not torch.allclose(calm, plain, atol=0.1)
 
 
 def test_samples_may_doubt_the_scale() -> None:

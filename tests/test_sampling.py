@@ -15,7 +15,7 @@ from toy_models import (
     training_scheduler,
 )
 
-from scenediff.forward import Observation, SelfConditionedDenoiser
+from scenediff.forward import Observation, RememberingDenoiser, SelfConditionedDenoiser
 from scenediff.sampling import (
     COARSE_BLOCK,
     SCHEDULERS,
@@ -208,6 +208,34 @@ def test_every_finished_target_becomes_context_for_the_next(denoiser: ExactLinea
     assert torch.equal(both.observations[0].image, first)
     assert torch.equal(both.observations[1].image, second)
     assert torch.equal(both.signal, signal)
+
+
+def test_a_denoiser_may_add_what_it_knows_of_finished_targets(denoiser: ExactLinearDenoiser) -> None:
+    seen = []
+
+    class Remembering(ExactLinearDenoiser):
+        def finished(self, signal: Tensor, observation: Observation) -> Observation:
+            return Observation(observation.image, ("known", signal))
+
+        def encode(self, known, target_view, drop=None):
+            seen.append([observation.view for observation in known])
+            return super().encode(known[:1], target_view, drop)
+
+    levels = training_scheduler().alphas_cumprod.double()
+    remembering = Remembering(denoiser.forward_model, levels, COVARIANCE)
+    assert isinstance(remembering, RememberingDenoiser)
+    assert not isinstance(denoiser, RememberingDenoiser)
+    noises = [draw_noise((1, 2), generators((seed, 8, 9)), "cpu").double() for seed in (1, 2)]
+    drawn = sample_in_turn(
+        remembering, remembering.forward_model, make_scheduler("ddim", training_scheduler()), context(),
+        ["target", "target"], noises, steps=3,
+    )
+    assert seen[0] == ["context"]
+    assert seen[1][0] == "context"
+    word, signal = seen[1][1]
+    assert word == "known"
+    assert signal.shape == drawn.signal.shape
+    assert drawn.observations[0].view == "target"  # what is returned is as it was taken
 
 
 def test_finished_targets_stay_within_the_range_of_images(denoiser: ExactLinearDenoiser) -> None:

@@ -14,7 +14,7 @@ from scenediff.networks.pixel_denoiser import TYPICAL_DEPTH, PixelDenoiser
 from scenediff.renderers.cameras import CameraView, look_ahead
 from scenediff.renderers.pixel_field import FieldSignal, FieldView, PixelFieldRenderer, Rendering
 from scenediff.renderers.rays import ray_bundle
-from scenediff.renderers.seen import nearest_surface, seen_before
+from scenediff.renderers.seen import TOLERANCE, nearest_surface, render_scene, seen_before
 
 SIZE, FINE = (12, 16), (48, 64)
 
@@ -168,3 +168,63 @@ def test_samples_keep_what_was_seen_and_nothing_else() -> None:
     assert torch.equal(kept.features, made.features)
     keeping.train()
     assert keeping.encode([context], view).extras.seen.max() == 0  # training leaves all to the noise
+
+
+# --- finished scenes -----------------------------------------------------------------------------
+
+
+def textured(view: FieldView) -> FieldView:
+    """The same view of a picture of random pixels, finer than its depths."""
+    noise = torch.rand(1, 3, *FINE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return replace(view, image=noise)
+
+
+class Fog(PixelFieldRenderer):
+    """Renders grey at one depth, as a field does that blends too much."""
+
+    def __init__(self, depth: float, opacity: float = 1.0):
+        super().__init__(FIELD)
+        self.depth, self.opacity = depth, opacity
+
+    def render_all(self, signal: FieldSignal, view: CameraView) -> Rendering:
+        size = view.size if view.pixels is None else (view.pixels.shape[1], 1)
+        one = torch.ones(len(view), 1, *size)
+        return Rendering(0.5 * one.expand(-1, 3, -1, -1), self.depth * one, self.opacity * one, one)
+
+
+def test_a_scene_shows_the_photo_at_its_own_view_pixel_by_pixel() -> None:
+    cameras = look_ahead(1, 60.0)
+    photo = textured(wall(2.0, cameras))
+    beside = wall(2.0, moved(cameras, x=0.3))
+    shown = render_scene(Fog(2.1), FieldSignal((photo, beside)), CameraView(cameras, FINE))
+    share = math.exp(-((math.log(2.1 / 2) / TOLERANCE) ** 2))
+    assert torch.allclose(shown.image, torch.lerp(torch.tensor(0.5), photo.image, share), atol=1e-3)
+    expected = 2.1 * (2 / 2.1) ** share
+    assert torch.allclose(shown.depth, torch.tensor(expected), atol=1e-3)
+    rows, columns = torch.meshgrid(torch.arange(3) + 4, torch.arange(5) + 7, indexing="ij")
+    pixels = torch.stack([rows, columns], dim=-1).view(1, -1, 2)
+    chosen = render_scene(Fog(2.1), FieldSignal((photo, beside)), CameraView(cameras, FINE, pixels))
+    same = shown.image[0][:, rows.flatten(), columns.flatten()]
+    assert torch.allclose(chosen.image[0, :, :, 0], same, atol=1e-4)
+
+
+def test_a_scene_is_the_field_where_the_photo_saw_nothing_or_nothing_is() -> None:
+    cameras = look_ahead(1, 60.0)
+    signal, view = FieldSignal((textured(wall(2.0, cameras)),)), CameraView(cameras, FINE)
+    for renderer, seen_from in (
+        (Fog(6.0), view), (Fog(2.0, opacity=0.0), view), (Fog(2.0), CameraView(moved(cameras, x=9.0), FINE)),
+    ):  # fmt: skip
+        shown, field = render_scene(renderer, signal, seen_from), renderer.render_all(signal, seen_from)
+        assert torch.allclose(shown.image, field.image, atol=1e-3)
+        assert torch.allclose(shown.depth, field.depth, rtol=1e-3)
+
+
+def test_many_rays_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    cameras = look_ahead(1, 60.0)
+    views = [textured(wall(2.0, cameras)), wall(2.1, moved(cameras, x=0.2))]
+    view, depth = CameraView(moved(cameras, x=0.1), FINE), 2 + 0.2 * torch.rand(1, 1, *FINE)
+    whole = seen_before(views, view, depth, 0.1)
+    monkeypatch.setattr("scenediff.renderers.seen.CPU_RAYS", 100)
+    parts = seen_before(views, view, depth, 0.1)
+    for name in ("share", "image", "log_depth"):
+        assert torch.allclose(getattr(whole, name), getattr(parts, name), atol=1e-5)

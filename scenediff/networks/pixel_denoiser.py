@@ -158,6 +158,10 @@ class PixelDenoiser(nn.Module):
         view = FieldView(target_view.cameras, features, log_depth, image, present)
         return FieldSignal((*context.signal.views, view))
 
+    def finished(self, signal: FieldSignal, observation: Observation) -> ReadPhoto:
+        """A sampled view with what the signal holds of it; read anew, its depths might have another scale."""
+        return ReadPhoto(observation.image, observation.view, signal.views[-1])
+
     def read_photo(
         self, observation: Observation, short_side: int, drop: Tensor | None = None
     ) -> FieldView:
