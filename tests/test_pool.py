@@ -275,6 +275,9 @@ def test_old_groups_make_room_for_new_ones() -> None:
     pool.add(marked([40, 50, 60]))
     assert (pool.filled, pool.written) == (4, 6)
     assert values(pool) == {30, 40, 50, 60}
+    pool.add(marked([70, 80, 90, 100, 110]))  # more than it holds
+    assert (pool.filled, pool.written) == (4, 11)
+    assert values(pool) == {80, 90, 100, 110}
 
 
 def test_equal_generators_draw_equal_batches(pool: GroupPool) -> None:

@@ -30,7 +30,7 @@ from scenediff.training import TrainConfig, TrainingStep, train
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_FOLDER = "checkpoint"
-ROOMS_AT_ONCE = 4  # go to the pool together: a device takes about as long for one of them
+ROOMS_AT_ONCE, SECONDS_APART = 16, 1.0  # to the pool: a GPU that draws takes as long for one room as for many
 VALIDATION_PHOTOS, VALIDATION_SEED = 256, 4_242
 
 
@@ -158,11 +158,12 @@ class BackgroundRenderer:
                 run.workers, size=run.view_size, seed=run.data_seed, device_index=gpu
             ) as stream:
                 rooms: list[RoomBatch] = []
+                added = time.perf_counter()
                 for room in stream:
                     rooms.append(room)
-                    if len(rooms) == ROOMS_AT_ONCE or self._stopping.is_set():
+                    if len(rooms) == ROOMS_AT_ONCE or time.perf_counter() - added > SECONDS_APART:
                         self.pool.add(joined(rooms))
-                        rooms = []
+                        rooms, added = [], time.perf_counter()
                     if self._stopping.is_set():
                         return
         except Exception as error:

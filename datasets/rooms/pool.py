@@ -100,9 +100,10 @@ class GroupPool:
                     name: torch.empty(self.capacity, *value.shape[1:], dtype=value.dtype, device=self.device)
                     for name, value in new.items()
                 }
-            slots = (self.written + torch.arange(count, device=self.device)) % self.capacity
+            late = max(0, count - self.capacity)  # so many would be overwritten at once
+            slots = (self.written + torch.arange(late, count, device=self.device)) % self.capacity
             for name, value in new.items():
-                self._tensors[name][slots] = value
+                self._tensors[name][slots] = value[late:]
             self.written += count
             self.filled = min(self.capacity, self.written)
 
