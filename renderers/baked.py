@@ -6,7 +6,6 @@ viewer, meshes and points are made of. How well it stands for the field is measu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,15 +18,13 @@ from torch import Tensor
 
 from scenediff.renderers.cameras import perspective_cameras
 from scenediff.renderers.depth_maps import camera_centers, sharpen_edges
-from scenediff.renderers.layers import Drawer, KeyView, Layers, make_drawer
+from scenediff.renderers.layers import Drawer, KeyView, make_drawer
 
 DEPTH_RANGE = (0.05, 50.0)  # metres; what lies outside is a failure of the field
 TARGET_SCALE, WIDE_SCALE = 0.9, 0.5  # of the photo's key view in pixels: what a CPU has time for
 TARGET_WIDENING = 1.1  # of the targets' image planes, so that frames beside the target are covered
 WIDE_WIDENING = 1.5  # of the views between, which cover what the photo and the targets miss
 WIDE_HANDICAP = 0.3  # radians, as they are coarser
-DEPTH_TOLERANCE = 0.04  # relative; layers closer than this are the same surface
-BEHIND_PENALTY = 12.0  # log weight of what lies behind; finite, so that floaters lose to the best view
 
 
 class SceneLike(Protocol):
@@ -84,7 +81,7 @@ class BakedScene:
         frames, cameras = [], cameras.cpu()  # the key views are there, wherever the field was
         for n in range(len(cameras.R)):
             camera = one_camera(cameras, n)
-            frames.append(fill_holes(*composite(self._drawer.draw(camera, size))))
+            frames.append(fill_holes(*self._drawer.draw(camera, size)))
         image, depth, opacity = (torch.stack(parts) for parts in zip(*frames, strict=True))
         return Frames(image, depth[:, None], opacity[:, None])
 
@@ -184,18 +181,6 @@ def interpolate_cameras(
         torch.lerp(first.focal_length, second.focal_length, amount),
         torch.lerp(first.principal_point, second.principal_point, amount),
     )
-
-
-def composite(layers: Layers) -> tuple[Tensor, Tensor, Tensor]:
-    """Colour (3, H, W), depth (H, W) and cover (H, W), 1 or 0: near surfaces hide far ones, softly."""
-    valid = layers.weight > 0
-    nearest = layers.depth.masked_fill(~valid, math.inf).amin(0)
-    behind = ((layers.depth / nearest - 1) / DEPTH_TOLERANCE).square().clamp(max=BEHIND_PENALTY)
-    weight = torch.where(valid, layers.weight * torch.exp(-behind), 0)
-    total = weight.sum(0)
-    weight = weight / total.clamp(min=1e-30)
-    color = (weight[:, None] * layers.color).sum(0)
-    return color, (weight * layers.depth).sum(0), (total > 0).float()
 
 
 def fill_holes(color: Tensor, depth: Tensor, cover: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,14 +1,15 @@
-"""Key views drawn from another camera, one layer each: OpenGL where there is one, a point splat elsewhere.
+"""Key views drawn from another camera and blended: OpenGL where there is one, a point splat elsewhere.
 
-A key view is a picture with a depth for each pixel: a grid of triangles, cut where the depth jumps. Each
-layer holds for every pixel of the new camera a colour, a depth, and how far the key view can be trusted. The
-weight falls with the angle between the two cameras' rays to the surface, as in unstructured lumigraph
-rendering (Buehler et al. 2001).
+A key view is a picture with a depth for each pixel: a grid of triangles, cut where the depth jumps. It is
+drawn as a layer, which holds for every pixel of the new camera a colour, a depth, and how far the key view
+can be trusted. The weight falls with the angle between the two cameras' rays to the surface, as in
+unstructured lumigraph rendering (Buehler et al. 2001).
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +33,8 @@ ANGLE_POWER = 3  # of 1 / angle^2: how soon the closest key view wins over the o
 SHEET_ANGLE = 0.012  # radians; further round, the skin between a near and a far surface is left open
 BLOCKS = (4, 2)  # pixels
 FLATNESS = 0.015  # relative error of depth in a flat block: one pixel after a 0.5 m move
+DEPTH_TOLERANCE = 0.04  # relative; layers closer than this are the same surface
+BEHIND_PENALTY = 12.0  # log weight of what lies behind; finite, so that floaters lose to the best view
 
 
 @dataclass(frozen=True)
@@ -121,11 +124,26 @@ class Layers:
     weight: Tensor
 
 
+Blend = tuple[Tensor, Tensor, Tensor]
+
+
+def composite(layers: Layers) -> Blend:
+    """Colour (3, H, W), depth (H, W) and cover (H, W), 1 or 0: near surfaces hide far ones, softly."""
+    valid = layers.weight > 0
+    nearest = layers.depth.masked_fill(~valid, math.inf).amin(0)
+    behind = ((layers.depth / nearest - 1) / DEPTH_TOLERANCE).square().clamp(max=BEHIND_PENALTY)
+    weight = torch.where(valid, layers.weight * torch.exp(-behind), 0)
+    total = weight.sum(0)
+    weight = weight / total.clamp(min=1e-30)
+    color = (weight[:, None] * layers.color).sum(0)
+    return color, (weight * layers.depth).sum(0), (total > 0).float()
+
+
 class Drawer(Protocol):
     """What draws key views."""
 
-    def draw(self, cameras: PerspectiveCameras, size: tuple[int, int]) -> Layers:
-        """The layers for one camera (batch 1) and a (height, width)."""
+    def draw(self, cameras: PerspectiveCameras, size: tuple[int, int]) -> Blend:
+        """What `composite` makes of the layers for one camera (batch 1) and a (height, width)."""
         ...
 
     def close(self) -> None:
@@ -150,10 +168,10 @@ class SplatDrawer:
         self._points = [_oversampled_points(key, oversampling) for key in keys]
         self._handicaps = [key.handicap for key in keys]
 
-    def draw(self, cameras: PerspectiveCameras, size: tuple[int, int]) -> Layers:
+    def draw(self, cameras: PerspectiveCameras, size: tuple[int, int]) -> Blend:
         layers = [self._draw_one(k, cameras, size) for k in range(len(self._points))]
         color, depth, weight = (torch.stack(parts) for parts in zip(*layers, strict=True))
-        return Layers(color, depth, weight)
+        return composite(Layers(color, depth, weight))
 
     def _draw_one(
         self, k: int, cameras: PerspectiveCameras, size: tuple[int, int]
@@ -183,7 +201,8 @@ class SplatDrawer:
 class OpenGLDrawer:
     """Draws the triangles of the key views with ModernGL and EGL: a GPU, or Mesa's software renderer.
 
-    May be used from several threads, by one at a time.
+    The layers lie beside each other in one target, out of which a second pass blends the frame: only that is
+    read back. May be used from several threads, by one at a time.
     """
 
     def __init__(self, keys: Sequence[KeyView]) -> None:
@@ -191,15 +210,35 @@ class OpenGLDrawer:
         with self._context:
             self._program = self._context.program(_VERTEX_SHADER, fragment_shader=_FRAGMENT_SHADER)
             self._meshes = [self._upload(key) for key in keys]
-        self._target: Any = None
+            self._columns = math.ceil(len(keys) ** 0.5)
+            blend = _blend_shader(len(keys), self._columns)
+            self._blend = self._context.program(_SCREEN_SHADER, fragment_shader=blend)
+            self._screen = self._context.vertex_array(self._blend, [])
+            self._blend["colors"], self._blend["depths_and_weights"] = 0, 1
+        self._targets: tuple[Any, Any] | None = None
 
-    def draw(self, cameras: PerspectiveCameras, size: tuple[int, int]) -> Layers:
-        with self._context:
-            target = self._framebuffer(size)
+    def draw(self, cameras: PerspectiveCameras, size: tuple[int, int]) -> Blend:
+        height, width = size
+        with self._context as context:
+            layers, frame = self._framebuffers(size)
             self._set_camera(cameras, size)
-            layers = [self._draw_one(mesh, target) for mesh in self._meshes]
-        color, depth, weight = (torch.stack(parts) for parts in zip(*layers, strict=True))
-        return Layers(color.permute(0, 3, 1, 2) / 127.5 - 1, depth, weight)
+            layers.use()
+            layers.clear()
+            context.enable_only(context.DEPTH_TEST)
+            for k, mesh in enumerate(self._meshes):
+                row, column = divmod(k, self._columns)
+                layers.viewport = (column * width, row * height, width, height)
+                self._draw_one(mesh)
+            frame.use()
+            context.enable_only(context.NOTHING)
+            for unit, texture in enumerate(layers.color_attachments):
+                texture.use(unit)
+            self._screen.render(vertices=3)
+            finish_drawing()
+            values = np.empty((height, width, 4), np.float32)
+            frame.read_into(values, components=4, dtype="f4", alignment=1)
+        *color, depth = torch.from_numpy(values).unbind(-1)
+        return torch.stack(color), depth.contiguous(), (depth > 0).float()
 
     def close(self) -> None:
         self._context.release()
@@ -224,17 +263,23 @@ class OpenGLDrawer:
         center = depth_maps.camera_centers(key.cameras)[0].tolist()
         return {"arrays": arrays, "texture": texture, "center": center, "handicap": key.handicap}
 
-    def _framebuffer(self, size: tuple[int, int]) -> Any:
-        shape = (size[1], size[0])
-        if self._target is None or self._target.size != shape:
-            if self._target is not None:
-                for attachment in (*self._target.color_attachments, self._target.depth_attachment):
-                    attachment.release()
-                self._target.release()
-            context = self._context
-            attachments = [context.renderbuffer(shape, 4), context.renderbuffer(shape, 2, dtype="f4")]
-            self._target = context.framebuffer(attachments, context.depth_renderbuffer(shape))
-        return self._target
+    def _framebuffers(self, size: tuple[int, int]) -> tuple[Any, Any]:
+        """That of all layers, in rows of `_columns`, and that of the frame."""
+        context, shape = self._context, (size[1], size[0])
+        if self._targets is None or self._targets[1].size != shape:
+            for target in self._targets or ():
+                for attachment in (*target.color_attachments, target.depth_attachment):
+                    if attachment is not None:
+                        attachment.release()
+                target.release()
+            rows = math.ceil(len(self._meshes) / self._columns)
+            whole = (shape[0] * self._columns, shape[1] * rows)
+            layers = [context.texture(whole, 4), context.texture(whole, 2, dtype="f4")]
+            self._targets = (
+                context.framebuffer(layers, context.depth_renderbuffer(whole)),
+                context.framebuffer([context.renderbuffer(shape, 4, dtype="f4")]),
+            )
+        return self._targets
 
     def _set_camera(self, cameras: PerspectiveCameras, size: tuple[int, int]) -> None:
         self._program["rotation"].write(cameras.R[0].float().contiguous().numpy())
@@ -245,11 +290,7 @@ class OpenGLDrawer:
         self._program["aspect"] = (min(size) / size[1], min(size) / size[0])
         self._program["eye"] = tuple(depth_maps.camera_centers(cameras)[0].tolist())
 
-    def _draw_one(self, mesh: dict[str, Any], target: Any) -> tuple[Tensor, Tensor, Tensor]:
-        context = self._context
-        target.use()
-        target.clear()
-        context.enable_only(context.DEPTH_TEST)
+    def _draw_one(self, mesh: dict[str, Any]) -> None:
         mesh["texture"].use(0)
         self._program["key_center"] = tuple(mesh["center"])
         self._program["handicap"] = mesh["handicap"]
@@ -257,13 +298,6 @@ class OpenGLDrawer:
             if array is not None:
                 self._program["sheet"] = sheet
                 array.render()
-        finish_drawing()
-        height, width = target.size[1], target.size[0]
-        pixels = np.frombuffer(target.read(components=4, attachment=0, alignment=1), np.uint8)
-        color = torch.tensor(pixels.reshape(height, width, 4)[..., :3], dtype=torch.float32)
-        values = np.frombuffer(target.read(components=2, attachment=1, dtype="f4", alignment=1), np.float32)
-        depth, weight = torch.tensor(values.reshape(height, width, 2)).unbind(-1)
-        return color, depth, weight
 
 
 def _halves(index: Tensor) -> tuple[Tensor, Tensor]:
@@ -352,3 +386,49 @@ void main() {{
     depth_and_weight = vec2(depth, trust * pow(epsilon / (angle_squared + epsilon), {ANGLE_POWER}.0));
 }}
 """
+
+_SCREEN_SHADER = """
+#version 330
+void main() {  // one triangle, of which the screen is the middle
+    gl_Position = vec4(4.0 * (gl_VertexID & 1) - 1.0, 2.0 * (gl_VertexID & 2) - 1.0, 0.0, 1.0);
+}
+"""
+
+# `composite`, of layers beside each other; the depth is 0 where there is nothing. With constants for their
+# number and places the loops are unrolled, which makes Mesa's code three times as fast.
+_BLEND_SHADER = """
+#version 330
+const int count = COUNT, columns = COLUMNS, rows = (COUNT + COLUMNS - 1) / COLUMNS;
+uniform sampler2D colors;
+uniform sampler2D depths_and_weights;
+out vec4 color_and_depth;
+void main() {
+    ivec2 size = textureSize(colors, 0) / ivec2(columns, rows);
+    ivec2 places[count];
+    vec2 found[count];
+    float nearest = 2.0 * FAR;
+    for (int k = 0; k < count; k++) {
+        places[k] = ivec2(gl_FragCoord.xy) + size * ivec2(k % columns, k / columns);
+        found[k] = texelFetch(depths_and_weights, places[k], 0).xy;
+        if (found[k].y > 0.0) nearest = min(nearest, found[k].x);
+    }
+    vec4 sum = vec4(0.0);
+    float total = 0.0;
+    for (int k = 0; k < count; k++) {
+        float behind = (found[k].x / nearest - 1.0) / DEPTH_TOLERANCE;
+        float weight = found[k].y * exp(-min(behind * behind, BEHIND_PENALTY));
+        sum += weight * vec4(texelFetch(colors, places[k], 0).rgb * 2.0 - 1.0, found[k].x);
+        total += weight;
+    }
+    color_and_depth = sum / max(total, 1e-30);
+}
+"""
+
+
+def _blend_shader(count: int, columns: int) -> str:
+    constants = {
+        "COUNT": count, "COLUMNS": columns, "FAR": FAR, "DEPTH_TOLERANCE": DEPTH_TOLERANCE,
+        "BEHIND_PENALTY": BEHIND_PENALTY,
+    }
+    defined = "".join(f"#define {name} {value}\n" for name, value in constants.items())
+    return _BLEND_SHADER.replace("#version 330\n", f"#version 330\n{defined}")

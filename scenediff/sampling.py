@@ -187,8 +187,10 @@ def sample_in_turn(
     for view, noise in zip(target_views, noises, strict=True):
         signal, image = sample(denoiser, forward, scheduler, known, view, noise, **options)
         drawn.append(Observation(image.clamp(-1, 1), view))
-        remembers = isinstance(denoiser, RememberingDenoiser)
-        known.append(denoiser.finished(signal, drawn[-1]) if remembers else drawn[-1])
+        if isinstance(denoiser, RememberingDenoiser):
+            known.append(denoiser.finished(signal, drawn[-1]))
+        else:
+            known.append(drawn[-1])
     return Sample(signal, tuple(drawn))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,6 @@ from scenediff.renderers.baked import (
     BakedScene,
     bake,
     baked_psnr,
-    composite,
     fill_holes,
     interpolate_cameras,
     scaled_size,
@@ -27,7 +28,7 @@ from scenediff.renderers.depth_maps import (
     sharpen_edges,
     unproject,
 )
-from scenediff.renderers.layers import Layers, OpenGLDrawer, SplatDrawer, make_drawer
+from scenediff.renderers.layers import Layers, OpenGLDrawer, SplatDrawer, composite, make_drawer
 
 SIZE = (96, 128)
 
@@ -128,6 +129,34 @@ def test_splat_agrees_with_opengl(scene: AnalyticScene, baked: BakedScene, splat
     assert (first.image - second.image).square().mean() < 4 * 10**-2.8  # 28 dB: the splat's edges are rough
     # the splat keeps the nearest of a pixel's points, and walls come nearer by 1 to 2 % a pixel at this size
     assert (first.depth / second.depth - 1).abs().median() < 0.01
+
+
+def test_opengl_blends_layers_as_composite_does(scene: AnalyticScene, baked: BakedScene) -> None:
+    cameras = interpolate_cameras(scene.photo_cameras, scene.target_cameras[0], 0.4)
+    height, width = SIZE
+    for keys in (baked.keys[:1], baked.keys, (*baked.keys, *baked.keys[:2])):
+        drawer = OpenGLDrawer(keys)
+        color, depth, cover = drawer.draw(cameras, SIZE)
+        columns = math.ceil(len(keys) ** 0.5)
+        with drawer._context:
+            colors, others = (texture.read() for texture in drawer._targets[0].color_attachments)
+        drawn = np.frombuffer(colors, np.uint8).reshape(-1, columns * width, 4)
+        values = np.frombuffer(others, np.float32).reshape(-1, columns * width, 2)
+        places = [divmod(k, columns) for k in range(len(keys))]
+        tiles = [
+            (slice(row * height, (row + 1) * height), slice(column * width, (column + 1) * width))
+            for row, column in places
+        ]
+        layer = Layers(
+            torch.stack([torch.tensor(drawn[tile][..., :3]).permute(2, 0, 1) / 127.5 - 1 for tile in tiles]),
+            *(torch.stack([torch.tensor(values[tile][..., n]) for tile in tiles]) for n in range(2)),
+        )
+        drawer.close()
+        expected = composite(layer)
+        assert torch.allclose(color, expected[0], atol=1e-3)
+        assert torch.allclose(depth, expected[1], rtol=1e-4)
+        assert torch.equal(cover, expected[2])
+        assert cover.mean() > 0.2
 
 
 def test_without_opengl_the_splat_draws(

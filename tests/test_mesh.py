@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from analytic_scene import (
 )
 
 from scenediff.renderers.baked import BakedScene, bake
-from scenediff.tools.mesh import choose_views, export_glb, pack_atlas, scene_mesh
+from scenediff.tools.fusion import unique_rows
+from scenediff.tools.mesh import choose_views, decimated, export_glb, pack_atlas, scene_mesh
 
 VOXEL = 0.03
 
@@ -128,3 +130,27 @@ def test_nothing_near_is_an_error(baked: BakedScene) -> None:
     empty = tuple(replace(key, depth=torch.full_like(key.depth, 40.0)) for key in baked.keys)
     with pytest.raises(ValueError, match="no surface within 15"):
         scene_mesh(BakedScene(empty, baked.photo_depth, baked._drawer), voxel_size=VOXEL)
+
+
+def test_meshes_simplified_side_by_side_stay_apart() -> None:
+    """The library has room for one mesh, which without a lock may be another thread's."""
+    spheres = [trimesh.creation.icosphere(subdivisions=5, radius=radius) for radius in (1.0, 2.0)]
+
+    def simplified(index: int) -> np.ndarray:
+        sphere = spheres[index % 2]
+        return decimated(np.array(sphere.vertices), np.array(sphere.faces), 2000)[0]
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(simplified, range(40)))
+    assert all(np.array_equal(mesh, found[index % 2]) for index, mesh in enumerate(found))
+    assert [round(np.linalg.norm(mesh, axis=1).max()) for mesh in found[:2]] == [1, 2]
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float64])
+@pytest.mark.parametrize("count", [0, 1, 200])
+def test_rows_are_sorted_and_counted_once_as_numpy_does_it(count: int, dtype: type) -> None:
+    rows = np.random.default_rng(0).integers(-2, 3, (count, 3)).astype(dtype)
+    expected, places = np.unique(rows, axis=0, return_inverse=True)
+    found, place = unique_rows(rows)
+    assert np.array_equal(found, expected)
+    assert np.array_equal(place, places.reshape(-1))

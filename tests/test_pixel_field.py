@@ -479,6 +479,14 @@ def test_fields_are_the_same_with_gradients_and_without() -> None:
     assert_same(first, renderer.render_all(signal, view))
     assert_same(first, second, atol=0)
     assert all(torch.equal(one.features, old) for one, old in zip(signal.views, before, strict=True))
-    layer, total = torch.nn.Linear(5, 7), torch.randn(2, 11, 7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # oneDNN's product, and the plain one
+@pytest.mark.parametrize("points", [0, 1, 11])
+def test_a_layer_is_added_with_gradients_and_without(dtype: torch.dtype, points: int) -> None:
+    layer, total = torch.nn.Linear(5, 7, dtype=dtype), torch.randn(2, points, 7, dtype=dtype)
+    x = torch.randn(2, points, 5, dtype=dtype)
+    expected = pixel_field.add_linear(total, x, layer)
+    assert torch.allclose(expected, total + x @ layer.weight.T + layer.bias, atol=1e-5)
     with torch.no_grad():
-        assert pixel_field.add_linear(total, torch.randn(2, 11, 5), layer).data_ptr() == total.data_ptr()
+        assert torch.allclose(pixel_field.add_linear(total, x, layer), expected, atol=1e-5)

@@ -5,6 +5,7 @@ The mesh has the scene's axes; a GLB has glTF's (+X right, +Y up, -Z ahead of th
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ SURFACE_TOLERANCE = 0.05  # relative difference of depth up to which a view sees
 PHOTO_PREFERENCE = 3.0  # how much less frontal or close the photo may be and still give the colour
 CAMERA_NAME = "photo"
 NEAREST = 0.05  # metres, the camera's near plane in a GLB
+SIMPLIFYING = threading.Lock()  # fast_simplification keeps one mesh for all threads: they would mix them up
 
 
 def scene_mesh(
@@ -57,7 +59,8 @@ def scene_mesh(
 def decimated(vertices: np.ndarray, faces: np.ndarray, max_faces: int) -> tuple[np.ndarray, np.ndarray]:
     """The surface with at most so many faces; a closed one may get holes."""
     if len(faces) > max_faces:
-        vertices, faces = fast_simplification.simplify(vertices, faces, target_count=max_faces)
+        with SIMPLIFYING:
+            vertices, faces = fast_simplification.simplify(vertices, faces, target_count=max_faces)
     if len(faces) > max_faces:  # it gives up on pieces that have become small; what is slower does not
         surface = o3d.geometry.TriangleMesh(
             o3d.utility.Vector3dVector(vertices), o3d.utility.Vector3iVector(faces)

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pytorch3d.renderer import PerspectiveCameras
 from torch import Tensor
 
+from scenediff.cores import on_cores
 from scenediff.renderers.baked import BakedScene, SceneLike, interpolate_cameras
 from scenediff.tools.video import to_pixels
 
@@ -61,7 +62,7 @@ def uncertainty_map(
     """Standard deviation over two or more samples of what one camera (batch 1) sees at a (height, width)."""
     if len(scenes) < 2:
         raise ValueError(f"scenes must hold at least two samples to disagree, got {len(scenes)}")
-    renderings = [scene.render(cameras, size) for scene in scenes]
+    renderings = on_cores(lambda scene: scene.render(cameras, size), scenes, cameras.device)
     images = torch.stack([rendering.image[0].float().cpu() for rendering in renderings])
     depths = torch.stack([rendering.depth[0, 0].float().cpu() for rendering in renderings])
     color_std = images.var(0, unbiased=True).mean(0).sqrt()
@@ -96,14 +97,14 @@ def color_depth(depth: Tensor, near: float | None = None, far: float | None = No
 
 def sample_row(scene: SceneLike, baked: BakedScene, size: tuple[int, int], name: str) -> list[Panel]:
     """One sample in the contact sheet: photo's view, half-way, the first targets, and the depth."""
-    photo = scene.photo_cameras
-    panels = [Panel(f"{name}: photo's view", baked.render(photo, size).image[0])]
+    at_photo = baked.render(scene.photo_cameras, size)
+    panels = [Panel(f"{name}: photo's view", at_photo.image[0])]
     if scene.target_cameras:
-        between = interpolate_cameras(photo, scene.target_cameras[0], 0.5)
+        between = interpolate_cameras(scene.photo_cameras, scene.target_cameras[0], 0.5)
         panels.append(Panel("half-way", baked.render(between, size).image[0]))
     for k, target in enumerate(scene.target_cameras[:2]):
         panels.append(Panel(f"target view {k + 1}", baked.render(target, size).image[0]))
-    depth = baked.render(photo, size).depth[0, 0]
+    depth = at_photo.depth[0, 0]
     near, far = depth.quantile(0.02).item(), depth.quantile(0.98).item()
     return [*panels, Panel(f"depth {near:.1f} (yellow) to {far:.1f} m", color_depth(depth, near, far))]
 

@@ -214,14 +214,12 @@ class Sample:
 
 def write_report(scenes: Sequence[Scene], baked: Sequence[BakedScene], folder: Path) -> None:
     """The contact sheet and, for two samples or more, where they disagree."""
+    from scenediff.cores import on_cores
     from scenediff.renderers.baked import scaled_size
     from scenediff.tools.report import contact_sheet, sample_row, uncertainty_panels
 
     first, size = scenes[0], scaled_size(scenes[0].photo_size, PANEL_SIZE)
-    rows = [
-        sample_row(scene, one, size, f"sample {index}")
-        for index, (scene, one) in enumerate(zip(scenes, baked, strict=True))
-    ]
+    rows = on_cores(lambda n: sample_row(scenes[n], baked[n], size, f"sample {n}"), range(len(scenes)))
     disagreement = uncertainty_panels(first, baked, size)
     contact_sheet(first.photo.cpu(), rows, disagreement).save(folder / "contact_sheet.png")
     if disagreement:
