@@ -73,7 +73,7 @@ def draw_noise(
     return torch.stack([torch.randn(*shape, generator=source) for source in sources]).to(device)
 
 
-def calm_coarse(noise: Tensor, factor: float, block: int = COARSE_BLOCK) -> Tensor:
+def calm_coarse(noise: Tensor, factor: float) -> Tensor:
     """Image noise (batch, channels, height, width) whose means over blocks of pixels are scaled.
 
     They hold little of an image's detail but most of its squared error: with a factor below 1 samples differ
@@ -83,9 +83,10 @@ def calm_coarse(noise: Tensor, factor: float, block: int = COARSE_BLOCK) -> Tens
     if factor == 1:
         return noise
     height, width = noise.shape[-2:]
-    means = functional.avg_pool2d(noise, block, ceil_mode=True)
-    coarse = means.repeat_interleave(block, -2)[..., :height, :].repeat_interleave(block, -1)[..., :width]
-    return noise + (factor - 1) * coarse
+    coarse = functional.avg_pool2d(noise, COARSE_BLOCK, ceil_mode=True)
+    for axis in (-2, -1):
+        coarse = coarse.repeat_interleave(COARSE_BLOCK, axis)
+    return noise + (factor - 1) * coarse[..., :height, :width]
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from scenediff.datasets.rooms.pool import DrawConfig, GroupPool, PhotoBatch
 from scenediff.datasets.rooms.stream import RoomBatch, RoomStream, joined, render_groups
+from scenediff.forward import ForwardModel
 from scenediff.losses import LossWeights, Regularizer, TrainingBatch
 from scenediff.networks.pixel_denoiser import DenoiserConfig
 from scenediff.networks.reading import PhotoReading, ReadingBeside
@@ -232,13 +233,14 @@ def photo_reading(pipeline: ScenePipeline, run: RoomsRun) -> PhotoReading:
 
 def training_step(pipeline: ScenePipeline, run: RoomsRun) -> TrainingStep:
     """The model with the run's objective, ready to train."""
+    forward: ForwardModel = pipeline.renderer
     regularizers: list[Regularizer] = [run.direct]
-    rendered = KeptRenderings(pipeline.renderer)
     if run.depth_supervision:
+        forward = rendered = KeptRenderings(pipeline.renderer)
         reading = ReadingBeside(photo_reading(pipeline, run))
         regularizers += [run.depth, reading, SampledDepth(rendered)]
     return TrainingStep(
-        pipeline.denoiser, rendered, pipeline.scheduler, run.loss, regularizers
+        pipeline.denoiser, forward, pipeline.scheduler, run.loss, regularizers
     ).train()
 
 
@@ -276,8 +278,7 @@ def _keep(
     """The model, a grid of its samples and how it reads photos, of a run that goes on."""
     step.eval()
     pipeline.save(run.output / CHECKPOINT_FOLDER)
-    shown = RoomBatch(**{name: value[: run.grid_rooms] for name, value in vars(heldout).items()})
-    sample_grid(pipeline, shown).save(run.output / f"grid_{steps:07d}.png")
+    sample_grid(pipeline, heldout.first(run.grid_rooms)).save(run.output / f"grid_{steps:07d}.png")
     if run.depth_supervision and run.validation_rooms:
         line = {"step": steps, **reading_errors(pipeline, pool, heldout, run)}
         with (run.output / "validation.jsonl").open("a") as file:
@@ -292,7 +293,7 @@ def reading_errors(
     pipeline: ScenePipeline, pool: GroupPool, heldout: RoomBatch, run: RoomsRun
 ) -> dict[str, float]:
     """The depth error of photos that the run trains on and of held-out ones, drawn as in training."""
-    unseen = GroupPool(len(heldout.images), pool.device, depth_size=run.draw.size)
+    unseen = GroupPool(len(heldout), pool.device, depth_size=run.draw.size)
     unseen.add(heldout)
     reading = photo_reading(pipeline, run)
     errors = {}

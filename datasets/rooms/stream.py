@@ -50,6 +50,10 @@ class RoomBatch:
     def __len__(self) -> int:
         return len(self.images)
 
+    def first(self, count: int) -> RoomBatch:
+        """The first groups alone."""
+        return RoomBatch(**{name: value[:count] for name, value in vars(self).items()})
+
 
 @dataclass(frozen=True)
 class StreamConfig:
@@ -136,7 +140,7 @@ def render_groups(
     config = StreamConfig(size, views, groups_per_room, seed, split, path)
     with RoomPhotographer(config) as photographer:
         rooms = joined([photographer.photograph(number) for number in range(-(-count // groups_per_room))])
-    return RoomBatch(**{name: value[:count] for name, value in vars(rooms).items()})
+    return rooms.first(count)
 
 
 def joined(rooms: Sequence[RoomBatch]) -> RoomBatch:

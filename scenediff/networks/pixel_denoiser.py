@@ -149,7 +149,7 @@ class PixelDenoiser(nn.Module):
              camera_rays(target_view)], dim=1,
         )
         state = self._read(self.target_stem(inputs), timesteps, role=1)
-        features, log_depth, image = self._split(self.head(state))
+        features, log_depth, image = self._split(state)
         features = without_rim(features)
         if self._keeps():
             log_depth = torch.lerp(log_depth, rendering.surface, rendering.seen)
@@ -188,7 +188,7 @@ class PixelDenoiser(nn.Module):
         ]
         timesteps = torch.zeros(len(image), device=image.device)
         state = self._read(stem, timesteps, role=0, injected=[None, *injected])
-        features, log_depth, _ = self._split(self.head(state))
+        features, log_depth, _ = self._split(state)
         return FieldView(cameras, features, log_depth, image, present, doubt=self._doubt(state))
 
     def _read(self, stem: Tensor, timesteps: Tensor, role: int, injected: list | None = None) -> Tensor:
@@ -203,7 +203,8 @@ class PixelDenoiser(nn.Module):
         low, high = map(math.log, DOUBTS)
         return self.doubt(state.mean((2, 3)))[:, 0].float().clamp(low, high).exp()
 
-    def _split(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _split(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        maps = self.head(state)
         features, depth, image = maps.split([maps.shape[1] - 4, 1, 3], dim=1)
         near, far = math.log(self.renderer.config.near), math.log(self.renderer.config.far)
         log_depth = (depth.float() + math.log(TYPICAL_DEPTH)).clamp(near, far)

@@ -11,7 +11,7 @@ from torch import Tensor
 from scenediff.forward import EncodedContext, Signal
 from scenediff.losses import TrainingBatch, random_drop
 from scenediff.networks.pixel_denoiser import PixelDenoiser
-from scenediff.networks.regularizers import DepthSupervision
+from scenediff.networks.regularizers import DepthSupervision, log_errors, mean_where
 from scenediff.training import Objective
 
 
@@ -48,9 +48,7 @@ class PhotoReading(Objective):
 
 def scale_error(log_depth: Tensor, truth: Tensor) -> Tensor:
     """(batch,) means of the error of log depths (batch, 1, h, w) where the truth is known: of the scale."""
-    known = truth > 0
-    error = torch.where(known, log_depth - truth.clamp(min=1e-3).log(), 0)
-    return error.flatten(1).sum(1) / known.flatten(1).sum(1).clamp(min=1)
+    return mean_where(*log_errors(log_depth, truth))
 
 
 def laplace_score(error: Tensor, spread: Tensor) -> Tensor:

@@ -52,8 +52,7 @@ class DepthSupervision:
     def __call__(
         self, signal: FieldSignal, encoded: EncodedContext, batch: TrainingBatch, level_weight: Tensor
     ) -> dict[str, Tensor]:
-        present = signal.views[0].present
-        shown = present / present.mean().clamp(min=1e-3)
+        shown = _shown(signal)
         truth = batch.truth
         context = self.error(signal.views[0].log_depth, truth.context_depth)
         target = self.error(signal.views[-1].log_depth, truth.target_depth)
@@ -66,19 +65,29 @@ class DepthSupervision:
 
     def error(self, log_depth: Tensor, truth: Tensor) -> Tensor:
         """(batch,) errors of (batch, 1, h, w) maps where the truth is known: absolute, and of their steps."""
-        known = truth > 0
-        error = log_depth - truth.clamp(min=1e-3).log()
-        total = _mean_where(error.abs(), known)
+        error, known = log_errors(log_depth, truth)
+        total = mean_where(error.abs(), known)
         for axis in (2, 3):
             both = known.narrow(axis, 1, known.shape[axis] - 1) & known.narrow(axis, 0, known.shape[axis] - 1)
-            total = total + self.edges * _mean_where(error.diff(dim=axis).abs(), both)
+            total = total + self.edges * mean_where(error.diff(dim=axis).abs(), both)
         return total
 
 
-def _mean_where(values: Tensor, wanted: Tensor) -> Tensor:
+def log_errors(log_depth: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Errors of log depths, and where they mean something: true depths, metres, are 0 where unknown."""
+    return log_depth - truth.clamp(min=1e-3).log(), truth > 0
+
+
+def mean_where(values: Tensor, wanted: Tensor) -> Tensor:
     """(batch,) means of the wanted values; 0 where none is."""
     kept = torch.where(wanted, values, 0)
     return kept.flatten(1).sum(1) / wanted.flatten(1).sum(1).clamp(min=1)
+
+
+def _shown(signal: FieldSignal) -> Tensor:
+    """(batch,) weights of mean 1 that leave out the elements whose photo was dropped."""
+    present = signal.views[0].present
+    return present / present.mean().clamp(min=1e-3)
 
 
 class KeptRenderings:
@@ -133,14 +142,13 @@ class SampledDepth:
     def __call__(
         self, signal: FieldSignal, encoded: EncodedContext, batch: TrainingBatch, level_weight: Tensor
     ) -> dict[str, Tensor]:
-        present = signal.views[0].present
-        shown = present / present.mean().clamp(min=1e-3)
+        shown = _shown(signal)
         weights = (self.target * level_weight, torch.full_like(level_weight, self.novel))
         total = torch.zeros_like(level_weight)
         for scored, truth, weight in zip(_scored(batch), batch.truth.scored_depths, weights, strict=False):
             depth = self.rendered.of(signal, scored.view).depth.float()
-            error = (depth.clamp(min=1e-3).log() - truth.clamp(min=1e-3).log()).abs()
-            total = total + weight * _mean_where(error, truth > 0)
+            error, known = log_errors(depth.clamp(min=1e-3).log(), truth)
+            total = total + weight * mean_where(error.abs(), known)
         return {"depth_sampled": (shown * total).mean()}
 
 
