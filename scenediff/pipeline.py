@@ -38,7 +38,14 @@ from scenediff.renderers.pixel_field import (
     map_signal,
 )
 from scenediff.renderers.seen import render_scene
-from scenediff.sampling import calm_coarse, draw_noise, generators, make_scheduler, sample_in_turn
+from scenediff.sampling import (
+    calm_coarse,
+    draw_noise,
+    generators,
+    laplace_in_turn,
+    make_scheduler,
+    sample_in_turn,
+)
 from scenediff.scene import Scene, rays_at_a_time
 
 FORMAT = "scenediff-rooms-1"
@@ -70,8 +77,9 @@ class SamplingDefaults:
         targets: views sampled in turn around the photo.
         temperature: standard deviation of the noise to begin with; below 1, samples vary less and are softer.
         coarse_temperature: factor on that noise's means over blocks of pixels, see `calm_coarse`.
-        doubt: each sample draws a scale of its own for the photo, by this share of what the model thinks that
-            its depths may be off together; 0 keeps the likeliest scale. Needs a model that tells it.
+        doubt: each sample draws a scale of its own for the photo: the logarithm's error has a Laplace
+            distribution, as the model learned it, this share as wide as the model thinks; 0 keeps the
+            likeliest scale. Consecutive seeds are spread evenly. Needs a model that tells its doubt.
     """
 
     scheduler: str = "ddim"
@@ -254,7 +262,7 @@ class ScenePipeline:
         with precision_on(self.device):
             drawn = sample_in_turn(
                 self.denoiser, self.renderer, make_scheduler(self.defaults.scheduler, self.scheduler),
-                [self._at_own_scales(photo, min(size), sources)],
+                [self._at_own_scales(photo, min(size), seeds)],
                 [CameraView(target, size) for target in targets], noises, steps=steps,
                 guidance_scale=guidance_scale, temperature=self.defaults.temperature,
                 step_generators=sources, callback=advance,
@@ -262,9 +270,7 @@ class ScenePipeline:
         return SceneBatch(map_signal(drawn.signal, Tensor.float), self.renderer, drawn.observations)
 
     @torch.no_grad()
-    def _at_own_scales(
-        self, photo: Observation, short_side: int, sources: Sequence[torch.Generator]
-    ) -> Observation:
+    def _at_own_scales(self, photo: Observation, short_side: int, seeds: Sequence[int]) -> Observation:
         """The photo with its depths scaled for each sample, where the defaults want it; see `doubt`."""
         if not self.defaults.doubt:
             return photo
@@ -273,8 +279,8 @@ class ScenePipeline:
         doubt = photo.reading.doubt
         if doubt is None:
             raise ValueError("the photo was read by a model that does not tell its doubt")
-        steps = draw_noise((1,), sources, photo.image.device)[:, 0]  # (batch,)
-        factor = (self.defaults.doubt * doubt * steps).exp()
+        errors = doubt * laplace_in_turn(seeds).to(doubt)  # (batch,) as the training's likelihood has them
+        factor = (self.defaults.doubt * errors).exp()
         return replace(photo, reading=rescaled(photo.reading, factor))
 
     @torch.no_grad()

@@ -75,7 +75,7 @@ class TruePipeline:
 
         return changed
 
-    def sample_views(self, image, cameras, targets, num_samples, *, steps, guidance_scale, seed, size):
+    def sample_views(self, image, cameras, targets, num_samples, *, steps, guidance_scale, seed):
         assert torch.allclose(cameras.R, torch.eye(3), atol=1e-5)
         self.calls.append((len(image), steps, seed))
         time.sleep(0.002)  # or it would round to no time at all
@@ -88,8 +88,8 @@ class TruePipeline:
 class CopyingPipeline(TruePipeline):
     """Shows the photo from everywhere, at a constant depth."""
 
-    def sample_views(self, image, cameras, targets, num_samples, *, steps, guidance_scale, seed, size):
-        copies = SimpleNamespace(image=image, depth=torch.full((len(image), 1, *size), 3.0))
+    def sample_views(self, image, cameras, targets, num_samples, *, steps, guidance_scale, seed):
+        copies = SimpleNamespace(image=image, depth=torch.full_like(image[:, :1], 3.0))
         return [Scenes(lambda shown: copies)] * num_samples
 
 
@@ -159,6 +159,7 @@ def test_the_truth_gets_the_best_figures(tmp_path):
     assert figures["sharpness_ratio_unseen_deterministic"] == 0  # a grey image
     assert figures["psnr_deterministic"] < 15
     assert figures["consistency_own"] > 30  # interpolation of the moved pixels
+    assert figures["depth_reprojected"] < 1e-3
     assert figures["frechet_sample"] < 0.05 * figures["frechet_deterministic"]
     assert figures["kernel_sample"] < figures["kernel_deterministic"]
     assert (figures["rooms"], figures["images"]) == (5, 5)
@@ -183,6 +184,7 @@ def test_noise_shows_in_the_figures_it_should(monkeypatch):
     assert figures["std_seen"] == pytest.approx(0.921 * 0.1 * 127.5, rel=0.03)
     assert figures["std_unseen_over_seen"] == pytest.approx(1, abs=0.05)
     assert figures["depth_median_rel"] == pytest.approx(0.25, abs=1e-3)
+    assert figures["depth_reprojected"] > 0.01  # a wall 1.25 times as far away in every view is no one wall
     assert "photo_view_384" not in figures
 
 

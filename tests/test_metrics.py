@@ -147,6 +147,19 @@ def test_unknown_depth_is_not_visible():
     assert not metrics.visible_from(unknown, camera, depth, camera)[..., :39, :].any()
 
 
+def test_one_scene_has_one_depth_in_two_views():
+    """The views differ by a sideways step, so points keep their distance; a scaled view shows its factor."""
+    depth, _, camera, _, _ = wall_scene(0.0)
+    other, _, there, _, _ = wall_scene(0.4)
+    assert metrics.reprojected_depth_error(depth, camera, other, there) < 1e-6
+    scaled = metrics.reprojected_depth_error(depth, camera, 1.1 * other, there)
+    assert scaled.item() == pytest.approx(1 - 1 / 1.1, abs=1e-5)
+    assert metrics.reprojected_depth_error(depth, camera, torch.zeros_like(other), there).isnan()
+    turned = torch.diag(torch.tensor([-1.0, 1, -1]))[None]  # looks the other way
+    behind = perspective_cameras(turned, torch.zeros(1, 3), torch.tensor([1.2]))
+    assert metrics.reprojected_depth_error(depth, camera, other, behind).isnan()
+
+
 def test_warp_by_true_depth_shows_the_target_where_visible():
     context_depth, context_image, context, _, _ = wall_scene(0.0)
     target_depth, target_image, target, _, _ = wall_scene(0.4)

@@ -22,6 +22,7 @@ from scenediff.sampling import (
     calm_coarse,
     draw_noise,
     generators,
+    laplace_in_turn,
     make_scheduler,
     sample,
     sample_at_once,
@@ -298,6 +299,22 @@ def test_calm_noise_differs_less_in_what_is_large(size: tuple[int, int]) -> None
         kept = before - before.mean(-1, keepdim=True)
         assert torch.allclose(after - after.mean(-1, keepdim=True), kept, atol=1e-5)
     assert calm_coarse(noise, 1.0) is noise
+
+
+@pytest.mark.parametrize("stride", [1, 100_003])
+def test_laplace_numbers_are_spread_over_few_seeds(stride: int) -> None:
+    """Any eight in turn reach every quarter of the distribution; many follow its quantiles."""
+    quarters = torch.distributions.Laplace(0.0, 1.0).icdf(torch.tensor([0.25, 0.5, 0.75]))
+    for first in (0, 7, 12_345, 2**40 + 1):
+        few = laplace_in_turn([first + stride * index for index in range(8)])
+        assert set(torch.bucketize(few, quarters).tolist()) == {0, 1, 2, 3}
+    many = laplace_in_turn([stride * index for index in range(4_000)])
+    wanted = torch.distributions.Laplace(0.0, 1.0).icdf((torch.arange(4_000) + 0.5) / 4_000)
+    # evenly spread: each quantile lies within a few ranks of its place, and the tails hold one number a rank
+    assert (many.sort().values - wanted)[100:-100].abs().max() < 0.1
+    assert abs(many.abs().mean() - 1) < 0.01
+    assert laplace_in_turn([0]).item() == 0
+    assert laplace_in_turn([5_000_000, 15_000_000]).isfinite().all()
 
 
 def test_bad_arguments_are_refused(denoiser: ExactLinearDenoiser) -> None:

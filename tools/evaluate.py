@@ -57,7 +57,7 @@ def evaluate_rooms(
     Args:
         pipeline: offers `sample_views`, `deterministic` and `device`, as `scenediff.load` returns it.
         rooms: how many; each gives a photo, a target view and a novel view.
-        size: pixels of a side.
+        size: pixels of a side of what is compared; scenes are sampled at the model's own resolution.
         steps, samples, seed, guidance_scale, chunk: see `Sampling`.
         output: folder for `metrics.json` and pictures; None to write nothing.
         sharp_rooms: rooms whose photo is also given with 384 pixels a side; 0 to leave that out.
@@ -78,7 +78,7 @@ def evaluate_rooms(
     }
     if sharp_rooms:
         sharp = room_trials(seed, min(sharp_rooms, rooms), HIGH_RESOLUTION)
-        figures["photo_view_384"] = photo_view_psnr(pipeline, sharp, sampling, size)
+        figures["photo_view_384"] = photo_view_psnr(pipeline, sharp, sampling)
     figures["seconds_per_sample"] = outcome.seconds_per_sample
     figures["peak_memory_gb"] = peak_memory_gb(pipeline.device)
     return _finish(figures, trials, outcome, output)
@@ -160,19 +160,26 @@ def consistency_figures(trials: Trials, outcome: Outcome) -> dict[str, Any]:
     """Is a sample one scene? Its novel view against its own target view and against another sample's.
 
     The target's pixels are moved to the novel view by the sample's own depth and compared where, by that
-    depth, the target view sees them.
+    depth, the target view sees them. Depths are compared wherever the target's surfaces fall into the novel
+    view.
     """
     if trials.novel is None:
         raise ValueError("trials must have a novel view")
     target, novel = trials.target.cameras, trials.novel.cameras
     own: list[Tensor] = []
     other: list[Tensor] = []
+    depths: list[Tensor] = []
     for index, (image, depth) in enumerate(zip(outcome.novel_images, outcome.novel_depths, strict=True)):
         seen = metrics.visible_from(outcome.depths[index], target, depth, novel)
+        depths.append(metrics.reprojected_depth_error(outcome.depths[index], target, depth, novel))
         for values, source in ((own, index), (other, (index + 1) % len(outcome.images))):
             moved = metrics.warp_by_depth(outcome.images[source], target, depth, novel)
             values.append(psnr(image, moved, seen))
-    return _means({"consistency_own": torch.stack(own), "consistency_other": torch.stack(other)})
+    return _means({
+        "consistency_own": torch.stack(own),
+        "consistency_other": torch.stack(other),
+        "depth_reprojected": torch.stack(depths),
+    })
 
 
 def distribution_figures(trials: Trials, outcome: Outcome, network: EfficientNetLite0) -> dict[str, Any]:

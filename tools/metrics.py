@@ -81,6 +81,22 @@ def depth_error(depth: Tensor, truth: Tensor, mask: Tensor, *, scaled: bool = Fa
     return masked_median((ratio - 1).abs(), mask)
 
 
+def reprojected_depth_error(
+    depth: Tensor, cameras: PerspectiveCameras, other_depth: Tensor, other_cameras: PerspectiveCameras
+) -> Tensor:
+    """Median of |z / other_depth - 1| for surface points of one view, at distance z in the other's frame.
+
+    Points that something hides in the other view count too; for one solid scene the median passes them over.
+    """
+    height, width = other_depth.shape[-2:]
+    pixels, z = _project(unproject(depth, cameras), other_cameras, (height, width))
+    inside = (z > 0) & (pixels >= 0).all(-1) & (pixels[..., 0] <= width) & (pixels[..., 1] <= height)
+    grid = 2 * pixels / pixels.new_tensor([width, height]) - 1
+    there = F.grid_sample(other_depth, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    known = inside[:, None] & (depth > 0) & (there > 0)
+    return masked_median((z[:, None] / torch.where(known, there, 1) - 1).abs(), known)
+
+
 def visible_from(
     context_depth: Tensor,
     context_cameras: PerspectiveCameras,

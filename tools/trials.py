@@ -184,7 +184,7 @@ def _sample_chunk(pipeline: Any, trials: Trials, sampling: Sampling, bar: tqdm) 
     shown, beyond, seconds = [], [], 0.0
     for index in range(sampling.samples):
         start = _now(pipeline)
-        scenes = _one_sample(pipeline, trials, sampling, index, size)
+        scenes = _one_sample(pipeline, trials, sampling, index)
         seconds += _now(pipeline) - start
         shown.append(scenes.render(target.cameras, size))
         if novel is not None:
@@ -202,21 +202,22 @@ def _sample_chunk(pipeline: Any, trials: Trials, sampling: Sampling, bar: tqdm) 
     )
 
 
-def _one_sample(pipeline: Any, trials: Trials, sampling: Sampling, index: int, size: tuple[int, int]) -> Any:
+def _one_sample(pipeline: Any, trials: Trials, sampling: Sampling, index: int) -> Any:
+    """Scenes sampled at the model's own resolution, whatever the photos' or that of the renderings."""
     (scenes,) = pipeline.sample_views(
         trials.photo.image, trials.photo.cameras, trials.target.cameras, 1, steps=sampling.steps,
-        guidance_scale=sampling.guidance_scale, seed=sampling.seed + SEED_STRIDE * index, size=size,
+        guidance_scale=sampling.guidance_scale, seed=sampling.seed + SEED_STRIDE * index,
     )
     return scenes
 
 
 @torch.no_grad()
-def photo_view_psnr(pipeline: Any, trials: Trials, sampling: Sampling, size: int) -> float:
-    """PSNR of scenes, sampled at `size` pixels a side, at the photo's own view and resolution."""
+def photo_view_psnr(pipeline: Any, trials: Trials, sampling: Sampling) -> float:
+    """PSNR of scenes at the photo's own view and resolution."""
     values = []
     chunk = max(1, (sampling.chunk or _suitable_chunk(pipeline)) // 8)
     for start, part in trials.parts(chunk, pipeline.device):
-        scenes = _one_sample(pipeline, part, replace(sampling, seed=sampling.seed + start), 0, (size, size))
+        scenes = _one_sample(pipeline, part, replace(sampling, seed=sampling.seed + start), 0)
         rendering = scenes.render(part.photo.cameras, image_size(part.photo.image))
         values.append(psnr(rendering.image, part.photo.image))
     return torch.cat(values).mean().item()
