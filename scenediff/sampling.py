@@ -82,8 +82,8 @@ def laplace_in_turn(seeds: Sequence[int]) -> Tensor:
     0, which is likeliest.
     """
     steps, period = 6_180_277, 10_000_000
-    even = torch.tensor([(int(seed) * steps) % period / period for seed in seeds], dtype=torch.float64)
-    centred = torch.where(even < 0.5, even, even - 1)  # [-0.5, 0.5)
+    ranks = [(int(seed) * steps + period // 2) % period - period // 2 for seed in seeds]
+    centred = torch.tensor(ranks, dtype=torch.float64) / period  # [-0.5, 0.5)
     return (-centred.sign() * (1 - 2 * centred.abs()).clamp(min=1 / period).log()).float()
 
 

@@ -88,12 +88,10 @@ def reprojected_depth_error(
 
     Points that something hides in the other view count too; for one solid scene the median passes them over.
     """
-    height, width = other_depth.shape[-2:]
-    pixels, z = _project(unproject(depth, cameras), other_cameras, (height, width))
-    inside = (z > 0) & (pixels >= 0).all(-1) & (pixels[..., 0] <= width) & (pixels[..., 1] <= height)
-    grid = 2 * pixels / pixels.new_tensor([width, height]) - 1
-    there = F.grid_sample(other_depth, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    known = inside[:, None] & (depth > 0) & (there > 0)
+    size = (other_depth.shape[-2], other_depth.shape[-1])
+    pixels, z = _project(unproject(depth, cameras), other_cameras, size)
+    there = _look_up(other_depth, pixels, "border")
+    known = _inside(pixels, z, size)[:, None] & (depth > 0) & (there > 0)
     return masked_median((z[:, None] / torch.where(known, there, 1) - 1).abs(), known)
 
 
@@ -111,7 +109,7 @@ def visible_from(
     """
     height, width = context_depth.shape[-2:]
     pixels, z = _project(unproject(target_depth, target_cameras), context_cameras, (height, width))
-    inside = (z > 0) & (pixels >= 0).all(-1) & (pixels[..., 0] <= width) & (pixels[..., 1] <= height)
+    inside = _inside(pixels, z, (height, width))
     agrees = torch.zeros_like(inside)
     flat = context_depth.flatten(1)
     corner = (pixels - 0.5).floor().long()
@@ -144,10 +142,9 @@ def warp_by_depth(
     """
     known = depth > 0
     filled = torch.where(known, depth, masked_median(depth, known).to(depth)[:, None, None, None])
-    height, width = context.shape[-2:]
-    pixels, _ = _project(unproject(filled, target_cameras), context_cameras, (height, width))
-    grid = 2 * pixels / pixels.new_tensor([width, height]) - 1
-    return F.grid_sample(context, grid, mode="bilinear", padding_mode=outside, align_corners=False)
+    size = (context.shape[-2], context.shape[-1])
+    pixels, _ = _project(unproject(filled, target_cameras), context_cameras, size)
+    return _look_up(context, pixels, outside)
 
 
 def plane_warp(
@@ -170,6 +167,19 @@ def _project(points: Tensor, cameras: PerspectiveCameras, size: tuple[int, int])
     z = seen[..., 2]
     in_front = z.clamp(min=1e-3)[..., None]
     return principal[:, None, None] - focal[:, None, None] * seen[..., :2] / in_front, z
+
+
+def _inside(pixels: Tensor, z: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, height, width) bool: projected points in front of the camera and within its (height, width)."""
+    height, width = size
+    return (z > 0) & (pixels >= 0).all(-1) & (pixels[..., 0] <= width) & (pixels[..., 1] <= height)
+
+
+def _look_up(image: Tensor, pixels: Tensor, outside: Literal["zeros", "border"]) -> Tensor:
+    """Bilinear values of (N, channels, height, width) at pixel coordinates (N, ..., 2) as (x, y)."""
+    height, width = image.shape[-2:]
+    grid = 2 * pixels / pixels.new_tensor([width, height]) - 1
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode=outside, align_corners=False)
 
 
 # ---- distances in feature space --------------------------------------------------------------------
