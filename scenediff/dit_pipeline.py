@@ -35,7 +35,14 @@ from scenediff.pipeline import (
 from scenediff.renderers.cameras import CameraView, PinholeView, look_ahead, to_pinhole
 from scenediff.renderers.pixel_field import Rendering
 from scenediff.renderers.volume_field import VolumeConfig, VolumeFieldRenderer, VolumeSignal, map_volume
-from scenediff.sampling import DynamicThreshold, draw_noise, generators, make_scheduler, sample_in_turn
+from scenediff.sampling import (
+    SEED_STRIDE,
+    DynamicThreshold,
+    draw_noise,
+    generators,
+    make_scheduler,
+    sample_in_turn,
+)
 from scenediff.scene import Scene, rays_at_a_time
 from scenediff.scene_kinds import KINDS, PhotoVolume
 
@@ -194,7 +201,7 @@ class DitPipeline:
         context, target = self._context(context_image, context_cameras), self.pinhole(target_cameras)
         batches = []
         for index in range(num_samples):
-            seeds = [seed + 100_003 * index + element for element in range(len(context_image))]
+            seeds = [seed + SEED_STRIDE * index + element for element in range(len(context_image))]
             volume, renderer = self._sample(context, [target], seeds, steps, guidance_scale, shortcuts)
             batches.append(VolumeBatch(PhotoVolume(volume, context_image), renderer))
         return batches

@@ -39,6 +39,7 @@ from scenediff.renderers.pixel_field import (
 )
 from scenediff.renderers.seen import render_scene
 from scenediff.sampling import (
+    SEED_STRIDE,
     calm_coarse,
     draw_noise,
     generators,
@@ -230,7 +231,7 @@ class ScenePipeline:
         return [
             self._sample(
                 _photo_observation(context_image, context_cameras), [target_cameras],
-                [seed + 100_003 * index + element for element in range(count)],
+                [seed + SEED_STRIDE * index + element for element in range(count)],
                 steps, guidance_scale, size,
             )
             for index in range(num_samples)

@@ -37,6 +37,7 @@ SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 COARSE_BLOCK = 8  # pixels
+SEED_STRIDE = 100_003  # between the samples of an evaluation's trial; its trials use the seeds between
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ def laplace_in_turn(seeds: Sequence[int]) -> Tensor:
 
     Multiples of an irrational number, modulo 1, fill the unit interval more evenly than random numbers do,
     and of the golden ratio the most evenly (Kronecker sequences), so that few samples show what is likely.
-    The fraction is rounded so that the seeds of evaluations, 100,003 apart, are spread as well. Seed 0 gives
-    0, which is likeliest.
+    The fraction is rounded so that the seeds of evaluations, `SEED_STRIDE` apart, are spread as well. Seed 0
+    gives 0, which is likeliest.
     """
     steps, period = 6_180_277, 10_000_000
     ranks = [(int(seed) * steps + period // 2) % period - period // 2 for seed in seeds]

@@ -22,11 +22,11 @@ from scenediff.datasets.patches import patches_of, random_view, to_unit
 from scenediff.forward import Observation
 from scenediff.inversion_pipeline import InversionPipeline
 from scenediff.renderers.stylegan2 import PatchView, patch_pixels
+from scenediff.sampling import SEED_STRIDE
 from scenediff.tools.comparison import ROWS, grid
 from scenediff.tools.metrics import EfficientNetLite0, frechet_distance, grey_levels_apart, psnr
 from scenediff.tools.projector import ProjectorConfig, project
 from scenediff.tools.train_inversion import generated_images
-from scenediff.tools.trials import SEED_STRIDE
 
 BATCH = {"cpu": 64, "cuda": 1024}  # codes sampled at once
 SHOWN = 5  # samples in a picture's row

@@ -17,6 +17,7 @@ from scenediff.datasets.sprites import KINDS, SpritePairs, draw_pairs
 from scenediff.datasets.video import PairConfig, load_clips, make_pairs, split_clips
 from scenediff.motion_pipeline import MotionPipeline
 from scenediff.renderers.warp import backward_warp
+from scenediff.sampling import SEED_STRIDE
 from scenediff.tools.flow_files import flow_colors
 from scenediff.tools.video import to_pixels
 
@@ -77,7 +78,7 @@ def _posterior_figures(
     rounds = -(-trials.samples // trials.frames)
     errors, resting, untouched = [], [], out_of_reach(pairs)
     for turn in tqdm(range(rounds), desc=f"sampling, K = {directions}", disable=None):
-        seeds = [trials.seed + 100_003 * turn + element for element in range(trials.frames)]
+        seeds = [trials.seed + SEED_STRIDE * turn + element for element in range(trials.frames)]
         field, _ = pipeline.sample(context, seeds, steps=trials.steps)
         errors.append(mode_errors(field.flow.cpu(), pairs))
         short = _cells(field.flow.cpu(), untouched).norm(dim=2) < RESTING_PX
@@ -204,7 +205,7 @@ def evaluate_video(
     guess, blend = pipeline.deterministic(context)
     errors, lengths, warped = [], [], []
     for index in tqdm(range(trials.samples), desc="sampling", disable=None):
-        seeds = [trials.seed + 100_003 * index + element for element in range(trials.pairs)]
+        seeds = [trials.seed + SEED_STRIDE * index + element for element in range(trials.pairs)]
         field, _ = pipeline.sample(context, seeds, steps=trials.steps)
         warped.append(backward_warp(context, field.flow)[0])
         errors.append(squared_grey(warped[-1], target, moved))

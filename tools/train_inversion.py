@@ -20,8 +20,8 @@ from scenediff.inversion_pipeline import InversionPipeline, build_inversion
 from scenediff.losses import LossWeights, TrainingBatch, squared_error
 from scenediff.networks.latent_denoiser import LatentConfig
 from scenediff.renderers.stylegan2 import Generator, crop
+from scenediff.sampling import SEED_STRIDE
 from scenediff.tools.comparison import grid
-from scenediff.tools.trials import SEED_STRIDE
 from scenediff.training import TrainConfig, TrainingStep, train
 
 logger = logging.getLogger(__name__)

@@ -19,12 +19,11 @@ from tqdm import tqdm
 
 from scenediff.datasets.captures import CaptureError, SquareView, centre_square, load_capture
 from scenediff.renderers.cameras import perspective_cameras, relative_to
+from scenediff.sampling import SEED_STRIDE
 from scenediff.tools.metrics import psnr, visible_from
 
 if TYPE_CHECKING:
     from scenediff.datasets.rooms.stream import RoomBatch
-
-SEED_STRIDE = 100_003  # between the samples of a trial; trials use the seeds between
 
 
 @dataclass(frozen=True)
