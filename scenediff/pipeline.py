@@ -22,7 +22,9 @@ from torch import Tensor
 
 from scenediff.cores import on_cores
 from scenediff.forward import Observation
+from scenediff.networks.fine_denoiser import FineDenoiser, finer_schedule
 from scenediff.networks.pixel_denoiser import (
+    SIDES,
     DenoiserConfig,
     PixelDenoiser,
     ReadPhoto,
@@ -39,6 +41,7 @@ from scenediff.renderers.pixel_field import (
 )
 from scenediff.renderers.seen import render_scene
 from scenediff.sampling import (
+    COARSE_BLOCK,
     SEED_STRIDE,
     calm_coarse,
     draw_noise,
@@ -176,7 +179,9 @@ class ScenePipeline:
         known = self._read(image, look_ahead(1, fov_degrees, device=self.device))
         distance = float(known.reading.log_depth.exp().median())
         targets = views_around(distance, self.defaults.targets, known.view.cameras)
-        size = map_size((image.shape[-2], image.shape[-1]), self.defaults.size)
+        size = map_size(
+            (image.shape[-2], image.shape[-1]), self.defaults.size, SIDES * self.denoiser.fineness
+        )
         seeds = [seed + index for index in range(num_samples)]
         # a GPU takes all at once, a CPU one for each core
         groups = [[one] for one in seeds] if self.device.type == "cpu" else [seeds]
@@ -257,13 +262,16 @@ class ScenePipeline:
     ) -> SceneBatch:
         sources = generators(seeds)
         noises = [
-            calm_coarse(draw_noise((3, *size), sources, photo.image.device), self.defaults.coarse_temperature)
+            calm_coarse(
+                draw_noise((3, *size), sources, photo.image.device), self.defaults.coarse_temperature,
+                COARSE_BLOCK * self.denoiser.fineness,
+            )
             for _ in targets
         ]
         with precision_on(self.device):
             drawn = sample_in_turn(
                 self.denoiser, self.renderer, make_scheduler(self.defaults.scheduler, self.scheduler),
-                [self._at_own_scales(photo, min(size), seeds)],
+                [self._at_own_scales(photo, min(size) // self.denoiser.fineness, seeds)],
                 [CameraView(target, size) for target in targets], noises, steps=steps,
                 guidance_scale=guidance_scale, temperature=self.defaults.temperature,
                 step_generators=sources, callback=advance,
@@ -288,7 +296,7 @@ class ScenePipeline:
     def _read(self, image: Tensor, cameras: PerspectiveCameras) -> ReadPhoto:
         photo = _photo_observation(image, cameras)
         with precision_on(self.device):
-            reading = self.denoiser.read_photo(photo, self.defaults.size)
+            reading = self.denoiser.read_photo(photo, self.defaults.size // self.denoiser.fineness)
         return ReadPhoto(photo.image, photo.view, reading)
 
     def save(self, folder: str | Path) -> None:
@@ -331,8 +339,11 @@ def build_model(
 ) -> tuple[PixelDenoiser, DDPMScheduler]:
     """An untrained denoiser (with its renderer) and its noise schedule."""
     renderer = PixelFieldRenderer(field or FieldConfig())
-    network = PixelDenoiser(denoiser or DenoiserConfig(), renderer).eval()
-    return network, DDPMScheduler(**(schedule or DEFAULT_SCHEDULE))
+    scheduler = DDPMScheduler(**(schedule or DEFAULT_SCHEDULE))
+    config = denoiser or DenoiserConfig()
+    if config.fine:
+        return FineDenoiser(config, renderer, scheduler).eval(), finer_schedule(scheduler)
+    return PixelDenoiser(config, renderer).eval(), scheduler
 
 
 def load(name_or_folder: str | Path = "rooms", device: torch.device | str = "cpu") -> Any:

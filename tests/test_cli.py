@@ -16,10 +16,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from tiny_pipeline import tiny_pipeline
 
 from scenediff.cli import COMMANDS, main
 from scenediff.cli.folders import output_file, output_folder
 from scenediff.cli.sample import distinct_names, is_run_folder
+from scenediff.tools.train_fine_level import with_fine_level
 
 
 @dataclass(frozen=True)
@@ -382,10 +384,19 @@ def test_wrong_options_of_training(capsys, tmp_path, photo):
     without = ["--photos", "4", "--no-depth-supervision"]
     fails(capsys, ["train", "rooms", "-o", run, *without], "--photos", "--no-depth-supervision")
     fails(capsys, ["train", "rooms", "-o", run, "--size", "100"], "--size", "64")
+    fails(capsys, ["train", "rooms", "-o", run, "--fine-minutes", "-1"], "--fine-minutes")
+    fails(capsys, ["train", "rooms", "-o", run, "--fine-minutes", "1", "--size", "64"], "--size", "128")
     fails(capsys, ["train", "rooms", "-o", run, "--resume"], "--resume")
     fails(capsys, ["train", "rooms", "-o", tmp_path], tmp_path, "not empty")
     fails(capsys, ["train", "rooms", "-o", run, "--checkpoint", tmp_path / "none"], "none")
     assert left_in(tmp_path) == {"room.png"}
+
+
+def test_a_fine_level_is_not_left_behind(capsys, tmp_path):
+    with_fine_level(tiny_pipeline(), 16).save(tmp_path / "fine")
+    run = tmp_path / "run"
+    fails(capsys, ["train", "rooms", "-o", run, "--checkpoint", tmp_path / "fine"], "--fine-minutes")
+    assert left_in(tmp_path) == {"fine"}
 
 
 def test_training_gets_its_options_and_ends_with_one_line_of_json(capsys, monkeypatch, tmp_path):
@@ -413,6 +424,9 @@ def test_training_gets_its_options_and_ends_with_one_line_of_json(capsys, monkey
     assert (runs[1].depth_supervision, runs[1].draw.photos, run.draw.photos) == (True, 4, 0)
     assert runs[1].draw.coarse_photos == 0.2
     assert (runs[1].denoiser.transformers, runs[1].denoiser.tells_doubt) == (3, True)
+    detail = ["--minutes", "0", "--fine-minutes", "2"]
+    assert main(["train", "rooms", "-o", str(tmp_path / "detail"), *detail]) == 0
+    assert (runs[2].train.minutes, runs[2].fine_minutes, run.fine_minutes) == (0, 2, 0)
 
 
 def test_wrong_options_of_the_evaluations(capsys, tmp_path):

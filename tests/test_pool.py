@@ -188,6 +188,8 @@ def test_some_photos_are_coarse() -> None:
     for fine, coarse in [*pairs, (one.photo.image, other.photo.image)]:
         blocks = functional.avg_pool2d(fine, SIZE // 8)
         assert (functional.interpolate(blocks, (SIZE, SIZE), mode="bilinear") - coarse).abs().max() < 1e-5
+    finer = drawn(pool, 40, size=SIZE, two_contexts=1.0, coarse_photos=1.0, coarse_size=8)
+    assert torch.equal(finer.context[0].image, pairs[0][1])  # as few pixels, whatever the diffusion has
     some, sharp = (drawn(pool, 400, size=8, coarse_photos=share).context[0].image for share in (0.4, 0.0))
     same = (some - sharp).abs().amax((1, 2, 3)) == 0
     assert abs(same.float().mean() - 0.6) < 4 * (0.24 / 400) ** 0.5

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +26,12 @@ from scenediff.networks.reading import PhotoReading, ReadingBeside
 from scenediff.networks.regularizers import DepthSupervision, DirectImage, KeptRenderings, SampledDepth
 from scenediff.pipeline import SamplingDefaults, ScenePipeline, build_model, load, precision_on
 from scenediff.renderers.pixel_field import FieldConfig
+from scenediff.tools.train_fine_level import (
+    FINE_WIDTH,
+    learn_detail,
+    with_fine_level,
+    without_fine_level,
+)
 from scenediff.tools.trials import group_views
 from scenediff.training import TrainConfig, TrainingStep, train
 
@@ -51,13 +58,16 @@ class RoomsRun:
         reading_minutes: length of a first stage that only learns the depth of single photos, fine-tuning the
             image features too; 0 for none.
         reading_factor: photos in a step of it, for each pair in a step of the rest.
+        fine_minutes: length of a last stage that adds detail at twice the resolution and leaves all else as
+            it is, see `learn_detail`; 0 for none.
+        fine_rate: peak of its learning rate.
         view_size: side of the rendered views, pixels; a multiple of the diffusion's.
         data_seed: of the rooms; change it when training goes on from a checkpoint.
         depth_supervision: also learn from true depths; False is the method's pure form, images alone.
         grid_rooms: held-out rooms in the sample grids.
         validation_rooms: held-out rooms whose photos are read at every save, beside as many photos that the
             run trains on: what these are read better by was learned by heart.
-        train: lengths and rates.
+        train: lengths and rates; without minutes, only the other stages take place.
         loss: weights of the objective.
         depth: weights of the depth terms.
         direct: weight of the target's own image estimate.
@@ -76,6 +86,8 @@ class RoomsRun:
     render_seconds: float = 0.0
     reading_minutes: float = 0.0
     reading_factor: int = 4
+    fine_minutes: float = 0.0
+    fine_rate: float = 1e-3
     view_size: int = 128
     data_seed: int = 1
     depth_supervision: bool = True
@@ -95,8 +107,14 @@ def train_rooms(run: RoomsRun, device: torch.device | str) -> dict[str, float]:
 
     Returns:
         figures of the run, the rooms' included.
+
+    Raises:
+        ValueError: the model to start from has a fine level, and there is no stage to adapt it.
     """
-    pipeline = starting_point(run).to(device)
+    start = starting_point(run).to(device)
+    pipeline = without_fine_level(start)
+    if pipeline is not start and run.fine_minutes <= 0:
+        raise ValueError(f"{run.init} has a fine level, which must be adapted: fine_minutes must be positive")
     heldout = render_groups(
         VALIDATION_SEED, max(run.grid_rooms, run.validation_rooms), run.view_size, "heldout"
     )
@@ -110,15 +128,21 @@ def train_rooms(run: RoomsRun, device: torch.device | str) -> dict[str, float]:
         renderer.wait(run.pool_warmup, run.render_seconds or math.inf)
         if run.render_seconds:
             renderer.stop()
-        reading = {} if run.resume else learn_reading(pipeline, pool, run)
-        step = training_step(pipeline, run)
-        features = pipeline.denoiser.backbone.fine_tune(run.draw.photos > 0)
-        figures = train(
-            step, next_batch, run.train, run.output, resume=run.resume, pretrained=features,
-            on_save=lambda steps: _keep(pipeline, step, pool, heldout, run, steps),
-        )
+        keep = partial(_keep, pool, heldout, run)
+        figures = {} if run.resume else learn_reading(pipeline, pool, run)
+        if run.train.minutes > 0:
+            step = training_step(pipeline, run)
+            features = pipeline.denoiser.backbone.fine_tune(run.draw.photos > 0)
+            figures |= train(
+                step, next_batch, run.train, run.output, resume=run.resume, pretrained=features,
+                on_save=lambda steps: keep(pipeline, step, steps),
+            )
+        if run.fine_minutes > 0:
+            learned = None if start is pipeline else start
+            fine = with_fine_level(pipeline, run.denoiser.fine or FINE_WIDTH, learned)
+            figures |= learn_detail(fine, pool, run, keep)
     views = pool.written * heldout.images.shape[1]
-    return figures | reading | {"groups_rendered": pool.written, "views_rendered": views}
+    return figures | {"groups_rendered": pool.written, "views_rendered": views}
 
 
 def learn_reading(pipeline: ScenePipeline, pool: GroupPool, run: RoomsRun) -> dict[str, float]:
@@ -251,7 +275,7 @@ def starting_point(run: RoomsRun) -> ScenePipeline:
         if not isinstance(pipeline, ScenePipeline):
             raise ValueError(f"{run.init} is of another architecture; only models of rooms train on rooms")
         return grown(pipeline, run.denoiser)
-    denoiser, scheduler = build_model(run.denoiser, run.field_config)
+    denoiser, scheduler = build_model(replace(run.denoiser, fine=0), run.field_config)
     denoiser.backbone.load_imagenet()
     return ScenePipeline(denoiser, scheduler, SamplingDefaults(size=run.draw.size))
 
@@ -272,14 +296,16 @@ def grown(pipeline: ScenePipeline, wanted: DenoiserConfig) -> ScenePipeline:
 
 
 def _keep(
-    pipeline: ScenePipeline, step: TrainingStep, pool: GroupPool, heldout: RoomBatch, run: RoomsRun,
+    pool: GroupPool, heldout: RoomBatch, run: RoomsRun, pipeline: ScenePipeline, step: TrainingStep,
     steps: int,
 ) -> None:
     """The model, a grid of its samples and how it reads photos, of a run that goes on."""
     step.eval()
+    fine = pipeline.denoiser.fineness > 1
     pipeline.save(run.output / CHECKPOINT_FOLDER)
-    sample_grid(pipeline, heldout.first(run.grid_rooms)).save(run.output / f"grid_{steps:07d}.png")
-    if run.depth_supervision and run.validation_rooms:
+    name = f"grid_{'fine_' if fine else ''}{steps:07d}.png"
+    sample_grid(pipeline, heldout.first(run.grid_rooms)).save(run.output / name)
+    if run.depth_supervision and run.validation_rooms and not fine:
         line = {"step": steps, **reading_errors(pipeline, pool, heldout, run)}
         with (run.output / "validation.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")

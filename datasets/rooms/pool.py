@@ -29,7 +29,8 @@ class DrawConfig:
         two_contexts: share of batches with a second context view.
         photos: further photos of a batch, for each of its pairs, whose depths alone are learned.
         photometric: strength of the photographic effects.
-        coarse_photos: share of photos that are given with no more pixels than the diffusion has.
+        coarse_photos: share of photos that are given with few pixels.
+        coarse_size: how few, along a side; 0 for as many as the diffusion has.
     """
 
     size: int = 64
@@ -40,6 +41,7 @@ class DrawConfig:
     photos: int = 0
     photometric: float = 1.0
     coarse_photos: float = 0.0
+    coarse_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -165,11 +167,11 @@ def median_pool(depth: Tensor, factor: int) -> Tensor:
 
 
 def _some_coarse(images: Tensor, config: DrawConfig, generator: torch.Generator) -> Tensor:
-    """Images (batch, 3, S, S), some of which lose what the diffusion's resolution does not show."""
+    """Images (batch, 3, S, S), some of which lose what few pixels do not show."""
     if not config.coarse_photos:
         return images
     size = images.shape[-1]
-    few = functional.avg_pool2d(images, size // config.size)
+    few = functional.avg_pool2d(images, size // (config.coarse_size or config.size))
     blurred = functional.interpolate(few, size=(size, size), mode="bilinear", align_corners=False)
     chosen = torch.rand(len(images), generator=generator, device=images.device) < config.coarse_photos
     return torch.where(chosen[:, None, None, None], blurred, images)
@@ -212,8 +214,10 @@ def _assemble(
 def _random_rays(
     image: Tensor, depth: Tensor, cameras, count: int, generator: torch.Generator
 ) -> tuple[Observation, Tensor]:
-    """Some pixels of images with depths of the same size, and the depths (batch, 1, rays, 1) there."""
+    """Some pixels of images, and the depths (batch, 1, rays, 1) there, of maps as large or coarser."""
     batch, channels, height, width = image.shape
+    for axis in (2, 3):
+        depth = depth.repeat_interleave(image.shape[axis] // depth.shape[axis], axis)
     order = torch.rand(batch, height * width, generator=generator, device=image.device)
     index = order.topk(min(count, height * width), dim=1).indices
     pixels = torch.stack([index // width, index % width], dim=-1)

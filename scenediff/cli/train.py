@@ -25,7 +25,7 @@ class TrainRooms:
     output: OutputFolder
     """Folder of the run."""
     minutes: float = 20.0
-    """Length of the whole schedule."""
+    """Length of the schedule; 0 for --fine-minutes alone."""
     max_steps: int = 0
     """Stop after so many steps, if that is earlier; 0 for no limit."""
     batch_size: int = 128
@@ -44,6 +44,8 @@ class TrainRooms:
     """Render rooms only for so long, then train on them alone; 0 renders all the while."""
     reading_minutes: float = 0.0
     """First learn only the depth of single photos, for so long."""
+    fine_minutes: float = 0.0
+    """Last learn only detail, at twice the resolution, for so long."""
     photos: int = 0
     """Photos whose depth alone is learned, for each scene of a step."""
     coarse_photos: float = 0.4
@@ -71,8 +73,10 @@ class TrainRooms:
             from scenediff.pipeline import load
             from scenediff.tools.train_rooms import CHECKPOINT_FOLDER, train_rooms
 
-            if self.checkpoint is not None:
-                load(self.checkpoint)  # complains while there is no folder yet
+            if self.checkpoint is not None:  # complain while there is no folder yet
+                denoiser = load(self.checkpoint).denoiser
+                if getattr(denoiser, "fineness", 1) > 1 and not self.fine_minutes:
+                    raise UserError(f"{self.checkpoint} has a fine level: add --fine-minutes to adapt it")
             self.output.mkdir(parents=True, exist_ok=True)
         process = PartialState(cpu=not torch.cuda.is_available())
         figures = train_rooms(self._settings(process.process_index), process.device)
@@ -82,9 +86,9 @@ class TrainRooms:
         process.destroy_process_group()
 
     def _check(self) -> None:
-        check_at_least("--minutes", self.minutes, 0.01)
-        check_at_least("--render-seconds", self.render_seconds, 0)
-        check_at_least("--reading-minutes", self.reading_minutes, 0)
+        check_at_least("--minutes", self.minutes, 0 if self.fine_minutes else 0.01)
+        for option in ("render_seconds", "reading_minutes", "fine_minutes"):
+            check_at_least(f"--{option.replace('_', '-')}", getattr(self, option), 0)
         for option in ("max_steps", "photos", "transformers", "seed"):
             check_at_least(f"--{option.replace('_', '-')}", getattr(self, option), 0)
         for option in ("batch_size", "workers", "pool", "pool_warmup"):
@@ -93,6 +97,8 @@ class TrainRooms:
             raise UserError(f"--coarse-photos must lie in [0, 1], got {self.coarse_photos}")
         if (self.photos or self.reading_minutes) and not self.depth_supervision:
             raise UserError("--photos and --reading-minutes learn depths: leave out --no-depth-supervision")
+        if self.fine_minutes and self.size % 128:
+            raise UserError(f"--size must be a multiple of 128 for --fine-minutes, got {self.size}")
         if self.size % 64 or self.size <= 0:
             raise UserError(f"--size must be a multiple of the model's 64 pixels, got {self.size}")
         if self.resume:
@@ -109,7 +115,7 @@ class TrainRooms:
         return RoomsRun(
             self.output, init=self.checkpoint, resume=self.resume, workers=self.workers,
             pool_groups=self.pool, pool_warmup=self.pool_warmup, render_seconds=self.render_seconds,
-            reading_minutes=self.reading_minutes, view_size=self.size,
+            reading_minutes=self.reading_minutes, fine_minutes=self.fine_minutes, view_size=self.size,
             depth_supervision=self.depth_supervision,
             draw=DrawConfig(photos=self.photos, coarse_photos=self.coarse_photos),
             denoiser=DenoiserConfig(

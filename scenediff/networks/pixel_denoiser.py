@@ -20,12 +20,19 @@ from scenediff.forward import EncodedContext, Observation
 from scenediff.networks.backbone import STAGE_CHANNELS, ImageNetFeatures
 from scenediff.networks.unet import GroupNorm, UNet, timestep_embedding
 from scenediff.renderers.cameras import CameraView, resized
-from scenediff.renderers.pixel_field import FieldSignal, FieldView, PixelFieldRenderer, Rendering
+from scenediff.renderers.pixel_field import (
+    FieldConfig,
+    FieldSignal,
+    FieldView,
+    PixelFieldRenderer,
+    Rendering,
+)
 from scenediff.renderers.rays import camera_rays
 from scenediff.renderers.seen import seen_before
 
 TYPICAL_DEPTH = 2.2  # metres: where the predicted depth starts before training
 TYPICAL_DOUBT, DOUBTS = 0.1, (0.01, 0.5)  # of a photo's log scale: before training, and its range
+SIDES = 8  # sides of the maps are multiples of it, for the U-Net's levels
 RIM = 2  # outermost pixels of the target's features, which the convolutions' zero padding spoils
 
 
@@ -44,6 +51,7 @@ class DenoiserConfig:
             its image estimate shows the context's pixel. 0 leaves all to the noise, as in training.
         transformers: transformer blocks at the coarsest level.
         tells_doubt: whether the network also says how far off a photo's overall scale may be.
+        fine: width of a further level at twice the resolution, see `FineDenoiser`; 0 for none.
     """
 
     channels: tuple[int, ...] = (64, 128, 192, 256)
@@ -54,6 +62,7 @@ class DenoiserConfig:
     keep: float = 0.2
     transformers: int = 0
     tells_doubt: bool = False
+    fine: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,8 @@ class ReadPhoto(Observation):
 class PixelDenoiser(nn.Module):
     """Denoiser (see `scenediff.forward`) whose signals are `FieldSignal`s and whose views `CameraView`s."""
 
+    fineness = 1  # the diffusion's resolution in units of the U-Net's
+
     def __init__(self, config: DenoiserConfig, renderer: PixelFieldRenderer):
         super().__init__()
         self.config, self.renderer = config, renderer
@@ -95,7 +106,7 @@ class PixelDenoiser(nn.Module):
             for inputs, outputs in zip(STAGE_CHANNELS, config.channels[1:], strict=False)
         )
         self.context_stem = nn.Conv2d(3 * (1 + config.detail**2) + 3, width, 3, padding=1)
-        self.target_stem = nn.Conv2d(3 + 3 + 2 + field.feature_channels + 3, width, 3, padding=1)
+        self.target_stem = nn.Conv2d(target_channels(field), width, 3, padding=1)
         self.embedding = nn.Sequential(
             nn.Linear(config.embedding, config.embedding),
             nn.SiLU(),
@@ -143,19 +154,26 @@ class PixelDenoiser(nn.Module):
         self, noisy: Tensor, timesteps: Tensor, context: EncodedContext, target_view: CameraView
     ) -> FieldSignal:
         """The context's field joined by the target view's own features."""
-        rendering: Guess = context.extras
-        inputs = torch.cat(
-            [noisy, rendering.image, rendering.depth.log(), rendering.opacity, rendering.features,
-             camera_rays(target_view)], dim=1,
-        )
-        state = self._read(self.target_stem(inputs), timesteps, role=1)
-        features, log_depth, image = self._split(state)
-        features = without_rim(features)
+        maps = self._split(self._target_state(noisy, timesteps, context.extras, target_view))
+        return self._joined(context, target_view, *maps)
+
+    def _target_state(
+        self, noisy: Tensor, timesteps: Tensor, guess: Guess, target_view: CameraView
+    ) -> Tensor:
+        stem = self.target_stem(target_inputs(noisy, guess, target_view))
+        return self._read(stem, timesteps, role=1)
+
+    def _joined(
+        self, context: EncodedContext, target_view: CameraView, features: Tensor, log_depth: Tensor,
+        image: Tensor,
+    ) -> FieldSignal:
+        """The context's field and the target view's maps, in which what the context saw is kept."""
+        guess: Guess = context.extras
         if self._keeps():
-            log_depth = torch.lerp(log_depth, rendering.surface, rendering.seen)
-            image = torch.lerp(image, rendering.kept.float(), rendering.seen)
-        present = torch.ones_like(noisy[:, 0, 0, 0])
-        view = FieldView(target_view.cameras, features, log_depth, image, present)
+            log_depth = torch.lerp(log_depth, guess.surface, guess.seen)
+            image = torch.lerp(image, guess.kept.float(), guess.seen)
+        present = torch.ones_like(image[:, 0, 0, 0])
+        view = FieldView(target_view.cameras, without_rim(features), log_depth, image, present)
         return FieldSignal((*context.signal.views, view))
 
     def finished(self, signal: FieldSignal, observation: Observation) -> ReadPhoto:
@@ -211,6 +229,17 @@ class PixelDenoiser(nn.Module):
         return features, log_depth, image.float()
 
 
+def target_channels(field: FieldConfig) -> int:
+    """How many channels `target_inputs` has."""
+    return 3 + 3 + 2 + field.feature_channels + 3
+
+
+def target_inputs(noisy: Tensor, guess: Guess, target_view: CameraView) -> Tensor:
+    """(batch, channels, height, width): the noisy target, the deterministic render there and the rays."""
+    parts = [noisy, guess.image, guess.depth.log(), guess.opacity, guess.features, camera_rays(target_view)]
+    return torch.cat(parts, dim=1)
+
+
 def rescaled(view: FieldView, factor: Tensor) -> FieldView:
     """A view whose surfaces are all further away by a factor (batch,)."""
     return replace(view, log_depth=view.log_depth + factor.log()[:, None, None, None])
@@ -222,7 +251,7 @@ def without_rim(maps: Tensor, rim: int = RIM) -> Tensor:
     return functional.pad(inner, (rim,) * 4, mode="replicate")
 
 
-def map_size(size: tuple[int, int], short_side: int, multiple: int = 8) -> tuple[int, int]:
+def map_size(size: tuple[int, int], short_side: int, multiple: int = SIDES) -> tuple[int, int]:
     """Size of the feature map of an image: the given short side, the long one in proportion, in multiples."""
     scale = short_side / min(size)
     height, width = (max(multiple, round(side * scale / multiple) * multiple) for side in size)

@@ -1,0 +1,195 @@
+"""The level at twice the resolution: what it begins as, the noise that it sees, and that it alone learns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_pool import box_groups
+from tiny_pipeline import random_photo, tiny_pipeline
+from torch.nn import functional
+
+from scenediff.datasets.rooms.pool import DrawConfig, GroupPool
+from scenediff.forward import Denoiser, Observation
+from scenediff.networks.fine_denoiser import FineDenoiser, enlarged, finer_schedule, halved
+from scenediff.networks.pixel_denoiser import without_rim
+from scenediff.pipeline import ScenePipeline, load
+from scenediff.renderers.cameras import CameraView, look_ahead
+from scenediff.tools.train_fine_level import fine_draw, fine_step, with_fine_level, without_fine_level
+from scenediff.tools.train_rooms import RoomsRun, train_rooms
+from scenediff.training import TrainConfig
+
+WIDTH = 16
+
+
+def shaken(pipeline: ScenePipeline) -> ScenePipeline:
+    """The fine level's last layer begins as zero; here it gets values."""
+    torch.manual_seed(1)
+    for parameter in pipeline.denoiser.get_submodule("fine").parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def coarse() -> ScenePipeline:
+    return tiny_pipeline()
+
+
+@pytest.fixture(scope="module")
+def fine(coarse: ScenePipeline) -> ScenePipeline:
+    return shaken(with_fine_level(coarse, WIDTH))
+
+
+def inputs(batch: int = 2, size: tuple[int, int] = (32, 48)):
+    torch.manual_seed(2)
+    photo = Observation(torch.rand(batch, 3, *size) * 2 - 1, CameraView(look_ahead(batch, 60.0), size))
+    view = CameraView(look_ahead(batch, 50.0), size)
+    return photo, view, torch.randn(batch, 3, *size), torch.tensor([100, 900])[:batch]
+
+
+@torch.no_grad()
+def test_at_first_it_only_enlarges(coarse: ScenePipeline) -> None:
+    new = with_fine_level(coarse, WIDTH).denoiser
+    assert isinstance(new, FineDenoiser)
+    assert isinstance(new, Denoiser)
+    photo, view, noisy, timesteps = inputs()
+    signal = new.denoise(noisy, timesteps, new.encode([photo], view), view)
+    small = halved(view)
+    means = functional.avg_pool2d(noisy, 2) * new.rescale[timesteps][:, None, None, None]
+    old = coarse.denoiser.denoise(means, timesteps, coarse.denoiser.encode([photo], small), small)
+    assert torch.equal(signal.views[0].log_depth, old.views[0].log_depth)  # the photo is read as before
+    known, found = old.views[-1].features, signal.views[-1].features
+    assert found.shape[-2:] == view.size
+    assert torch.allclose(found, without_rim(enlarged(known)), atol=1e-5)
+
+
+@torch.no_grad()
+def test_where_nothing_is_kept_depth_and_image_are_enlarged_too(coarse: ScenePipeline) -> None:
+    plain = tiny_pipeline()
+    plain.denoiser.config = replace(plain.denoiser.config, keep=0.0)
+    new = with_fine_level(plain, WIDTH).denoiser
+    photo, view, noisy, timesteps = inputs()
+    signal = new.denoise(noisy, timesteps, new.encode([photo], view), view)
+    small = halved(view)
+    means = functional.avg_pool2d(noisy, 2) * new.rescale[timesteps][:, None, None, None]
+    old = plain.denoiser.denoise(means, timesteps, plain.denoiser.encode([photo], small), small)
+    assert torch.allclose(signal.views[-1].log_depth, enlarged(old.views[-1].log_depth), atol=1e-5)
+    assert torch.allclose(signal.views[-1].image, enlarged(old.views[-1].image), atol=1e-5)
+
+
+def test_means_are_as_noisy_as_the_coarse_network_knows(fine: ScenePipeline, coarse: ScenePipeline) -> None:
+    """At every timestep means over blocks hold clean means and unit noise in the coarse schedule's shares."""
+    torch.manual_seed(3)
+    clean, noise = torch.randn(2, 1000, 3, 8, 8)
+    timesteps = torch.arange(1000)
+    noisy = fine.scheduler.add_noise(clean, noise, timesteps)
+    means = functional.avg_pool2d(noisy, 2) * fine.denoiser.rescale[:, None, None, None]
+    unit = 2 * functional.avg_pool2d(noise, 2)
+    wanted = coarse.scheduler.add_noise(functional.avg_pool2d(clean, 2), unit, timesteps)
+    assert torch.allclose(means, wanted, atol=1e-4)
+    assert abs(unit.std().item() - 1) < 0.01
+
+
+def test_the_finer_schedule_has_a_quarter_of_the_signal(coarse: ScenePipeline) -> None:
+    old, new = (s.alphas_cumprod.double() for s in (coarse.scheduler, finer_schedule(coarse.scheduler)))
+    # float32 holds the shares of noise of the first levels, 1 - alpha, to some 1e-3
+    assert torch.allclose(4 * new / (1 - new), old / (1 - old), rtol=5e-3)
+
+
+@torch.no_grad()
+def test_noise_that_means_hide_has_an_effect(fine: ScenePipeline) -> None:
+    photo, view, noisy, timesteps = inputs()
+    context = fine.denoiser.encode([photo], view)
+    hidden = torch.randn_like(noisy)
+    hidden = hidden - functional.avg_pool2d(hidden, 2).repeat_interleave(2, -1).repeat_interleave(2, -2)
+    one, other = (fine.denoiser.denoise(n, timesteps, context, view) for n in (noisy, noisy + hidden))
+    assert not torch.allclose(one.views[-1].image, other.views[-1].image, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(96, 72), (72, 96), (200, 40)])
+def test_photos_of_any_shape(fine: ScenePipeline, size: tuple[int, int]) -> None:
+    (scene,) = fine(random_photo(*size), 1, steps=2)
+    photo, target = scene.signal.views[0], scene.signal.views[-1]
+    assert min(photo.features.shape[-2:]) == 16  # read as by the coarse model
+    assert min(target.features.shape[-2:]) == 32
+    assert all(side % 16 == 0 for side in target.features.shape[-2:])
+    assert all(torch.isfinite(part).all() for part in (target.features, target.log_depth, target.image))
+
+
+def test_a_checkpoint_keeps_it(fine: ScenePipeline, coarse: ScenePipeline, tmp_path: Path) -> None:
+    fine.save(tmp_path)
+    again = load(tmp_path)
+    assert again.denoiser.config == fine.denoiser.config
+    assert again.defaults.size == 2 * coarse.defaults.size
+    assert torch.equal(again.scheduler.alphas_cumprod, fine.scheduler.alphas_cumprod)
+    one, other = (pipeline(random_photo(), 1)[0].signal.views[-1] for pipeline in (fine, again))
+    assert torch.allclose(one.log_depth, other.log_depth, atol=0.05)  # weights are kept in half precision
+    back = without_fine_level(again)
+    assert back.defaults == coarse.defaults
+    assert torch.equal(back.scheduler.alphas_cumprod, coarse.scheduler.alphas_cumprod)
+    assert back.denoiser.state_dict().keys() == coarse.denoiser.state_dict().keys()
+    assert without_fine_level(coarse) is coarse
+    twice = with_fine_level(back, learned=fine)
+    for name, value in fine.denoiser.get_submodule("fine").state_dict().items():
+        assert torch.equal(twice.denoiser.get_submodule("fine").state_dict()[name], value)
+
+
+def test_odd_views_are_refused(fine: ScenePipeline) -> None:
+    with pytest.raises(ValueError, match="sides must be even, got 31 x 48"):
+        halved(CameraView(look_ahead(1, 50.0), (31, 48)))
+
+
+def test_it_alone_learns(coarse: ScenePipeline, tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    pool = GroupPool(4, "cpu", depth_size=16)  # depths of the coarse resolution
+    pool.add(box_groups(4))
+    run = RoomsRun(tmp_path, draw=DrawConfig(size=16, target_rays=64, novel_rays=64, photos=2))
+    pipeline = shaken(with_fine_level(coarse, WIDTH))
+    step = fine_step(pipeline, run)
+    generator = torch.Generator().manual_seed(0)
+    batch = pool.draw(2, fine_draw(run.draw), generator)
+    assert batch.target.image.shape[-1] == 32
+    assert batch.truth.photos is None
+    terms = step(batch, *step.draw(batch, 0.1, generator))
+    sum(terms.values()).backward()
+    assert {"target", "novel", "direct", "depth_sampled"} <= terms.keys()
+    for name, parameter in pipeline.denoiser.named_parameters():
+        assert (parameter.grad is not None) == name.startswith("fine."), name
+
+
+def test_the_last_stage_of_a_run(
+    coarse: ScenePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps the rest of the model, starts from what was learned of it before, and says what it did."""
+    torch.manual_seed(5)
+    rooms = box_groups(4)
+
+    class Rendered:
+        def __init__(self, pool, run):
+            pool.add(rooms)
+
+        wait = check = stop = lambda self, *_: None
+
+    monkeypatch.setattr("scenediff.tools.train_rooms.BackgroundRenderer", Rendered)
+    monkeypatch.setattr("scenediff.tools.train_rooms.render_groups", lambda *_: box_groups(2))
+    coarse.save(tmp_path / "coarse")
+    run = RoomsRun(
+        tmp_path / "run", init=tmp_path / "coarse", fine_minutes=5, pool_groups=4, grid_rooms=1,
+        validation_rooms=1, view_size=32, draw=DrawConfig(size=16, target_rays=32, novel_rays=32),
+        denoiser=replace(coarse.denoiser.config, fine=WIDTH),
+        train=TrainConfig(minutes=0, max_steps=2, batch_size=2, log_every=1),
+    )
+    figures = train_rooms(run, "cpu")
+    assert figures["fine_steps"] == 2
+    assert "steps" not in figures
+    assert (tmp_path / "run" / "grid_fine_0000002.png").is_file()
+    before, after = (load(tmp_path / name).denoiser.state_dict() for name in ("coarse", "run/checkpoint"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    again = replace(run, output=tmp_path / "again", init=tmp_path / "run" / "checkpoint")
+    with pytest.raises(ValueError, match="fine_minutes must be positive"):
+        train_rooms(replace(again, fine_minutes=0.0), "cpu")
+    train_rooms(replace(again, fine_rate=0.0), "cpu")
+    unchanged = load(tmp_path / "again" / "checkpoint").denoiser.state_dict()
+    assert all(torch.allclose(after[name], unchanged[name], atol=1e-3) for name in after)
