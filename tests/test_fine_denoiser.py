@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from scenediff.datasets.rooms.pool import DrawConfig, GroupPool
 from scenediff.forward import Denoiser, Observation
-from scenediff.networks.fine_denoiser import FineDenoiser, enlarged, finer_schedule, halved
+from scenediff.networks.fine_denoiser import FineDenoiser, enlarged, finer_schedule, halved, keeping_means
 from scenediff.networks.pixel_denoiser import without_rim
 from scenediff.pipeline import ScenePipeline, load
 from scenediff.renderers.cameras import CameraView, look_ahead
@@ -62,7 +62,7 @@ def test_at_first_it_only_enlarges(coarse: ScenePipeline) -> None:
     assert torch.equal(signal.views[0].log_depth, old.views[0].log_depth)  # the photo is read as before
     known, found = old.views[-1].features, signal.views[-1].features
     assert found.shape[-2:] == view.size
-    assert torch.allclose(found, without_rim(enlarged(known)), atol=1e-5)
+    assert torch.allclose(found, without_rim(keeping_means(known)), atol=1e-5)
 
 
 @torch.no_grad()
@@ -76,7 +76,7 @@ def test_where_nothing_is_kept_depth_and_image_are_enlarged_too(coarse: ScenePip
     means = functional.avg_pool2d(noisy, 2) * new.rescale[timesteps][:, None, None, None]
     old = plain.denoiser.denoise(means, timesteps, plain.denoiser.encode([photo], small), small)
     assert torch.allclose(signal.views[-1].log_depth, enlarged(old.views[-1].log_depth), atol=1e-5)
-    assert torch.allclose(signal.views[-1].image, enlarged(old.views[-1].image), atol=1e-5)
+    assert torch.allclose(signal.views[-1].image, keeping_means(old.views[-1].image), atol=1e-5)
 
 
 def test_means_are_as_noisy_as_the_coarse_network_knows(fine: ScenePipeline, coarse: ScenePipeline) -> None:
@@ -134,6 +134,15 @@ def test_a_checkpoint_keeps_it(fine: ScenePipeline, coarse: ScenePipeline, tmp_p
     twice = with_fine_level(back, learned=fine)
     for name, value in fine.denoiser.get_submodule("fine").state_dict().items():
         assert torch.equal(twice.denoiser.get_submodule("fine").state_dict()[name], value)
+
+
+def test_enlarged_maps_keep_their_means() -> None:
+    torch.manual_seed(6)
+    maps = torch.randn(2, 3, 7, 9)
+    assert torch.allclose(functional.avg_pool2d(keeping_means(maps), 2), maps, atol=1e-6)
+    slope = torch.arange(9.0).expand(1, 1, 7, 9)
+    inner = (slice(None), slice(None), slice(2, -2), slice(2, -2))
+    assert torch.equal(keeping_means(slope)[inner], enlarged(slope)[inner])  # smooth maps stay smooth
 
 
 def test_odd_views_are_refused(fine: ScenePipeline) -> None:
