@@ -346,6 +346,25 @@ def build_model(
     return PixelDenoiser(config, renderer).eval(), scheduler
 
 
+def rebuilt(pipeline: ScenePipeline, config: DenoiserConfig, size: int | None = None) -> ScenePipeline:
+    """A model with other parts: those that both have keep their weights, new ones are untrained.
+
+    Args:
+        size: resolution of its diffusion, if that is another.
+    """
+    old = pipeline.denoiser.state_dict()
+    denoiser, scheduler = build_model(config, pipeline.renderer.config, schedule_of(pipeline.scheduler))
+    wanted = denoiser.state_dict()
+    denoiser.load_state_dict(wanted | {name: value for name, value in old.items() if name in wanted})
+    defaults = replace(pipeline.defaults, size=size or pipeline.defaults.size)
+    return ScenePipeline(denoiser, scheduler, defaults).to(pipeline.device)
+
+
+def schedule_of(scheduler: DDPMScheduler) -> dict[str, Any]:
+    """What `build_model` makes such a noise schedule from."""
+    return {name: scheduler.config[name] for name in SCHEDULE_KEYS}
+
+
 def load(name_or_folder: str | Path = "rooms", device: torch.device | str = "cpu") -> Any:
     """The pipeline of a bundled model, by its name, or of the model in a checkpoint folder.
 
@@ -442,7 +461,7 @@ def save_model(folder: str | Path, form: str, pipeline: Any, sizes: dict[str, An
     config = {
         "format": form,
         **sizes,
-        "scheduler": {name: pipeline.scheduler.config[name] for name in SCHEDULE_KEYS},
+        "scheduler": schedule_of(pipeline.scheduler),
         "sampling": asdict(pipeline.defaults),
     }
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n")

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_networks import photos, shaken, target
 from test_pool import box_groups
 from tiny_pipeline import random_photo, tiny_pipeline
 from torch.nn import functional
 
 from scenediff.datasets.rooms.pool import DrawConfig, GroupPool
-from scenediff.forward import Denoiser, Observation
+from scenediff.forward import Denoiser
 from scenediff.networks.fine_denoiser import FineDenoiser, enlarged, finer_schedule, halved, keeping_means
 from scenediff.networks.pixel_denoiser import without_rim
 from scenediff.pipeline import ScenePipeline, load
-from scenediff.renderers.cameras import CameraView, look_ahead
+from scenediff.renderers.pixel_field import FieldSignal
 from scenediff.tools.train_fine_level import fine_draw, fine_step, with_fine_level, without_fine_level
 from scenediff.tools.train_rooms import RoomsRun, train_rooms
 from scenediff.training import TrainConfig
@@ -24,57 +25,56 @@ from scenediff.training import TrainConfig
 WIDTH = 16
 
 
-def shaken(pipeline: ScenePipeline) -> ScenePipeline:
-    """The fine level's last layer begins as zero; here it gets values."""
-    torch.manual_seed(1)
-    for parameter in pipeline.denoiser.get_submodule("fine").parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return pipeline
-
-
 @pytest.fixture(scope="module")
 def coarse() -> ScenePipeline:
     return tiny_pipeline()
 
 
+def with_shaken_level(pipeline: ScenePipeline) -> ScenePipeline:
+    torch.manual_seed(1)
+    fine = with_fine_level(pipeline, WIDTH)
+    shaken(fine.denoiser.get_submodule("fine"))
+    return fine
+
+
 @pytest.fixture(scope="module")
 def fine(coarse: ScenePipeline) -> ScenePipeline:
-    return shaken(with_fine_level(coarse, WIDTH))
+    return with_shaken_level(coarse)
 
 
 def inputs(batch: int = 2, size: tuple[int, int] = (32, 48)):
     torch.manual_seed(2)
-    photo = Observation(torch.rand(batch, 3, *size) * 2 - 1, CameraView(look_ahead(batch, 60.0), size))
-    view = CameraView(look_ahead(batch, 50.0), size)
-    return photo, view, torch.randn(batch, 3, *size), torch.tensor([100, 900])[:batch]
+    timesteps = torch.tensor([100, 900])[:batch]
+    return photos(batch, size), target(batch, size), torch.randn(batch, 3, *size), timesteps
 
 
 @torch.no_grad()
-def test_at_first_it_only_enlarges(coarse: ScenePipeline) -> None:
-    new = with_fine_level(coarse, WIDTH).denoiser
+def new_and_coarse(pipeline: ScenePipeline) -> tuple[FieldSignal, FieldSignal]:
+    """What an untrained level makes of some noise, and the coarse network of its means."""
+    new, old = with_fine_level(pipeline, WIDTH).denoiser, pipeline.denoiser
     assert isinstance(new, FineDenoiser)
     assert isinstance(new, Denoiser)
     photo, view, noisy, timesteps = inputs()
-    signal = new.denoise(noisy, timesteps, new.encode([photo], view), view)
     small = halved(view)
     means = functional.avg_pool2d(noisy, 2) * new.rescale[timesteps][:, None, None, None]
-    old = coarse.denoiser.denoise(means, timesteps, coarse.denoiser.encode([photo], small), small)
+    return (
+        new.denoise(noisy, timesteps, new.encode([photo], view), view),
+        old.denoise(means, timesteps, old.encode([photo], small), small),
+    )
+
+
+def test_at_first_it_only_enlarges(coarse: ScenePipeline) -> None:
+    signal, old = new_and_coarse(coarse)
     assert torch.equal(signal.views[0].log_depth, old.views[0].log_depth)  # the photo is read as before
     known, found = old.views[-1].features, signal.views[-1].features
-    assert found.shape[-2:] == view.size
+    assert found.shape[-2:] == (32, 48)
     assert torch.allclose(found, without_rim(keeping_means(known)), atol=1e-5)
 
 
-@torch.no_grad()
-def test_where_nothing_is_kept_depth_and_image_are_enlarged_too(coarse: ScenePipeline) -> None:
+def test_where_nothing_is_kept_depth_and_image_are_enlarged_too() -> None:
     plain = tiny_pipeline()
     plain.denoiser.config = replace(plain.denoiser.config, keep=0.0)
-    new = with_fine_level(plain, WIDTH).denoiser
-    photo, view, noisy, timesteps = inputs()
-    signal = new.denoise(noisy, timesteps, new.encode([photo], view), view)
-    small = halved(view)
-    means = functional.avg_pool2d(noisy, 2) * new.rescale[timesteps][:, None, None, None]
-    old = plain.denoiser.denoise(means, timesteps, plain.denoiser.encode([photo], small), small)
+    signal, old = new_and_coarse(plain)
     assert torch.allclose(signal.views[-1].log_depth, enlarged(old.views[-1].log_depth), atol=1e-5)
     assert torch.allclose(signal.views[-1].image, keeping_means(old.views[-1].image), atol=1e-5)
 
@@ -145,9 +145,9 @@ def test_enlarged_maps_keep_their_means() -> None:
     assert torch.equal(keeping_means(slope)[inner], enlarged(slope)[inner])  # smooth maps stay smooth
 
 
-def test_odd_views_are_refused(fine: ScenePipeline) -> None:
+def test_odd_views_are_refused() -> None:
     with pytest.raises(ValueError, match="sides must be even, got 31 x 48"):
-        halved(CameraView(look_ahead(1, 50.0), (31, 48)))
+        halved(target(1, (31, 48)))
 
 
 def test_it_alone_learns(coarse: ScenePipeline, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_it_alone_learns(coarse: ScenePipeline, tmp_path: Path) -> None:
     pool = GroupPool(4, "cpu", depth_size=16)  # depths of the coarse resolution
     pool.add(box_groups(4))
     run = RoomsRun(tmp_path, draw=DrawConfig(size=16, target_rays=64, novel_rays=64, photos=2))
-    pipeline = shaken(with_fine_level(coarse, WIDTH))
+    pipeline = with_shaken_level(coarse)
     step = fine_step(pipeline, run)
     generator = torch.Generator().manual_seed(0)
     batch = pool.draw(2, fine_draw(run.draw), generator)

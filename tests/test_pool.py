@@ -173,6 +173,16 @@ def test_scored_rays_come_with_their_depths(pool: GroupPool) -> None:
         assert torch.equal(novel_depths[element, 0, :, 0], expected)
 
 
+def test_rays_find_their_depths_in_coarser_maps() -> None:
+    pool = GroupPool(8, "cpu", depth_size=SIZE // 2)
+    pool.add(box_groups(8))
+    batch = drawn(pool, 10)
+    rows, columns = (batch.scored_target.view.pixels // 2).unbind(-1)
+    wanted = batch.truth.target_depth[:, 0][torch.arange(10)[:, None], rows, columns]
+    assert wanted.unique().numel() > 100
+    assert torch.equal(batch.truth.scored_depths[0][:, 0, :, 0], wanted)
+
+
 def test_some_photos_are_coarse() -> None:
     pool = GroupPool(8, "cpu", depth_size=8)
     pool.add(box_groups(8))

@@ -13,7 +13,7 @@ from scenediff.forward import ForwardModel
 from scenediff.losses import Regularizer, TrainingBatch
 from scenediff.networks.fine_denoiser import FineDenoiser
 from scenediff.networks.regularizers import KeptRenderings, SampledDepth
-from scenediff.pipeline import SCHEDULE_KEYS, ScenePipeline, build_model
+from scenediff.pipeline import ScenePipeline, rebuilt
 from scenediff.training import TrainingStep, train
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def with_fine_level(
         pipeline: without one. width: of a new one. learned: a model with one.
     """
     width = learned.denoiser.config.fine if learned is not None else width
-    fine = _rebuilt(pipeline, width, 2 * pipeline.defaults.size)
+    fine = rebuilt(pipeline, replace(pipeline.denoiser.config, fine=width), 2 * pipeline.defaults.size)
     if learned is not None:
         known = learned.denoiser.get_submodule("fine").state_dict()
         fine.denoiser.get_submodule("fine").load_state_dict(known)
@@ -83,15 +83,4 @@ def without_fine_level(pipeline: ScenePipeline) -> ScenePipeline:
     """The model that the fine level was added to; the same pipeline where there is none."""
     if not isinstance(pipeline.denoiser, FineDenoiser):
         return pipeline
-    return _rebuilt(pipeline, 0, pipeline.defaults.size // 2)
-
-
-def _rebuilt(pipeline: ScenePipeline, width: int, size: int) -> ScenePipeline:
-    """The model with another fine level, untrained, or none."""
-    schedule = {name: pipeline.scheduler.config[name] for name in SCHEDULE_KEYS}
-    config = replace(pipeline.denoiser.config, fine=width)
-    denoiser, scheduler = build_model(config, pipeline.renderer.config, schedule)
-    old, wanted = pipeline.denoiser.state_dict(), denoiser.state_dict()
-    denoiser.load_state_dict(wanted | {name: value for name, value in old.items() if name in wanted})
-    defaults = replace(pipeline.defaults, size=size)
-    return ScenePipeline(denoiser, scheduler, defaults).to(pipeline.device)
+    return rebuilt(pipeline, replace(pipeline.denoiser.config, fine=0), pipeline.defaults.size // 2)

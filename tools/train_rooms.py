@@ -24,7 +24,7 @@ from scenediff.losses import LossWeights, Regularizer, TrainingBatch
 from scenediff.networks.pixel_denoiser import DenoiserConfig
 from scenediff.networks.reading import PhotoReading, ReadingBeside
 from scenediff.networks.regularizers import DepthSupervision, DirectImage, KeptRenderings, SampledDepth
-from scenediff.pipeline import SamplingDefaults, ScenePipeline, build_model, load, precision_on
+from scenediff.pipeline import SamplingDefaults, ScenePipeline, build_model, load, precision_on, rebuilt
 from scenediff.renderers.pixel_field import FieldConfig
 from scenediff.tools.train_fine_level import (
     FINE_WIDTH,
@@ -282,17 +282,17 @@ def starting_point(run: RoomsRun) -> ScenePipeline:
 
 def grown(pipeline: ScenePipeline, wanted: DenoiserConfig) -> ScenePipeline:
     """The model with the wanted transformer blocks and doubt that it lacks; at first they change nothing."""
-    old = pipeline.denoiser
+    old = pipeline.denoiser.config
     config = replace(
-        old.config, transformers=max(old.config.transformers, wanted.transformers),
-        tells_doubt=old.config.tells_doubt or wanted.tells_doubt,
+        old, transformers=max(old.transformers, wanted.transformers),
+        tells_doubt=old.tells_doubt or wanted.tells_doubt,
     )
-    if config == old.config:
+    if config == old:
         return pipeline
-    denoiser, _ = build_model(config, old.renderer.config)
-    added = denoiser.load_state_dict(old.state_dict(), strict=False)
-    logger.warning("added to the model: %d tensors", len(added.missing_keys))
-    return ScenePipeline(denoiser, pipeline.scheduler, pipeline.defaults)
+    larger = rebuilt(pipeline, config)
+    added = larger.denoiser.state_dict().keys() - pipeline.denoiser.state_dict().keys()
+    logger.warning("added to the model: %d tensors", len(added))
+    return larger
 
 
 def _keep(

@@ -216,13 +216,13 @@ def _random_rays(
 ) -> tuple[Observation, Tensor]:
     """Some pixels of images, and the depths (batch, 1, rays, 1) there, of maps as large or coarser."""
     batch, channels, height, width = image.shape
-    for axis in (2, 3):
-        depth = depth.repeat_interleave(image.shape[axis] // depth.shape[axis], axis)
     order = torch.rand(batch, height * width, generator=generator, device=image.device)
     index = order.topk(min(count, height * width), dim=1).indices
     pixels = torch.stack([index // width, index % width], dim=-1)
     values = image.flatten(2).gather(2, index[:, None].expand(-1, channels, -1))[..., None]
-    depths = depth.flatten(2).gather(2, index[:, None])[..., None]
+    factor, columns = height // depth.shape[2], depth.shape[3]
+    coarse = index // width // factor * columns + index % width // factor  # where depths have the pixels
+    depths = depth.flatten(2).gather(2, coarse[:, None])[..., None]
     return Observation(values, CameraView(cameras, (height, width), pixels)), depths
 
 

@@ -70,12 +70,13 @@ class TrainRooms:
             import torch
             from accelerate import PartialState
 
+            from scenediff.networks.fine_denoiser import FineDenoiser
             from scenediff.pipeline import load
             from scenediff.tools.train_rooms import CHECKPOINT_FOLDER, train_rooms
 
             if self.checkpoint is not None:  # complain while there is no folder yet
-                denoiser = load(self.checkpoint).denoiser
-                if getattr(denoiser, "fineness", 1) > 1 and not self.fine_minutes:
+                start = load(self.checkpoint)
+                if isinstance(start.denoiser, FineDenoiser) and not self.fine_minutes:
                     raise UserError(f"{self.checkpoint} has a fine level: add --fine-minutes to adapt it")
             self.output.mkdir(parents=True, exist_ok=True)
         process = PartialState(cpu=not torch.cuda.is_available())

@@ -21,26 +21,27 @@ from scenediff.networks.pixel_denoiser import (
     DenoiserConfig,
     Guess,
     PixelDenoiser,
+    split_maps,
     target_channels,
     target_inputs,
     without_rim,
 )
-from scenediff.networks.unet import GroupNorm, ResBlock, timestep_embedding, zero_conv
+from scenediff.networks.unet import GroupNorm, ResBlock, embedding_layers, timestep_embedding, zero_conv
 from scenediff.renderers.cameras import CameraView
-from scenediff.renderers.pixel_field import FieldSignal, PixelFieldRenderer
+from scenediff.renderers.pixel_field import FieldSignal, PixelFieldRenderer, Rendering
 
 BLOCKS_BEFORE, BLOCKS_AFTER = 1, 2  # residual blocks before and after the coarse network's state joins
 
 
 @dataclass(frozen=True)
 class FineGuess(Guess):
-    """The deterministic render at the target view, and what the coarse network knows.
+    """The deterministic render at the target view, and what the coarse network sees of it.
 
     Attributes:
-        coarse: what it encoded, at half the resolution.
+        coarse: the same field at half the resolution.
     """
 
-    coarse: EncodedContext
+    coarse: Rendering
 
 
 class FineLevel(nn.Module):
@@ -53,11 +54,9 @@ class FineLevel(nn.Module):
 
     def __init__(self, inputs: int, state: int, width: int, outputs: int, embedding: int):
         super().__init__()
-        self.waves = embedding
+        self.channels = embedding
         self.stem = nn.Conv2d(inputs, width, 3, padding=1)
-        self.embedding = nn.Sequential(
-            nn.Linear(embedding, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
-        )
+        self.embedding = embedding_layers(embedding)
         self.before = nn.ModuleList([ResBlock(width, width, embedding) for _ in range(BLOCKS_BEFORE)])
         self.join = nn.Conv2d(state, width, 1)
         self.after = nn.ModuleList([ResBlock(width, width, embedding) for _ in range(BLOCKS_AFTER)])
@@ -65,8 +64,7 @@ class FineLevel(nn.Module):
         self.head = zero_conv(width, outputs, 3)
 
     def forward(self, inputs: Tensor, state: Tensor, timesteps: Tensor) -> Tensor:
-        embedding = timestep_embedding(timesteps, self.waves)
-        embedding = functional.silu(self.embedding(embedding))
+        embedding = functional.silu(self.embedding(timestep_embedding(timesteps, self.channels)))
         x = self.stem(inputs).contiguous(memory_format=torch.channels_last)
         for block in self.before:
             x = block(x, embedding)
@@ -100,10 +98,11 @@ class FineDenoiser(PixelDenoiser):
         self, context: Sequence[Observation], target_view: CameraView, drop: Tensor | None = None
     ) -> EncodedContext:
         """Reads the context views and renders the deterministic field at the target view."""
-        coarse = super().encode(context, halved(target_view), drop)
-        rendering = self.renderer.render_all(coarse.signal, target_view)
-        guess = self._guess(rendering, coarse.signal.views, target_view)
-        return EncodedContext(coarse.signal, rendering.image, FineGuess(**vars(guess), coarse=coarse))
+        coarse_view = halved(target_view)
+        signal = self._read_context(context, min(coarse_view.size), drop)
+        coarse, rendering = (self.renderer.render_all(signal, view) for view in (coarse_view, target_view))
+        guess = self._guess(rendering, signal, target_view)
+        return EncodedContext(signal, rendering.image, FineGuess(**vars(guess), coarse=coarse))
 
     def denoise(
         self, noisy: Tensor, timesteps: Tensor, context: EncodedContext, target_view: CameraView
@@ -111,10 +110,10 @@ class FineDenoiser(PixelDenoiser):
         """The context's field joined by the target view's own features."""
         guess: FineGuess = context.extras
         means = functional.avg_pool2d(noisy, 2) * self.rescale[timesteps][:, None, None, None]
-        state = self._target_state(means, timesteps, guess.coarse.extras, halved(target_view))
+        state = self._target_state(means, timesteps, guess.coarse, halved(target_view))
         features, log_depth, image = self._split(state)
-        correction = self.fine(target_inputs(noisy, guess, target_view), state, timesteps)
-        more_features, more_depth, more_image = correction.split([features.shape[1], 1, 3], dim=1)
+        corrections = self.fine(target_inputs(noisy, guess, target_view), state, timesteps)
+        more_features, more_depth, more_image = split_maps(corrections)
         return self._joined(
             context, target_view, keeping_means(without_rim(features)) + more_features,
             enlarged(log_depth) + more_depth.float(), keeping_means(image) + more_image.float(),

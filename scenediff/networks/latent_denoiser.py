@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scenediff.forward import EncodedContext, Observation
-from scenediff.networks.unet import GroupNorm, Stage, timestep_embedding
+from scenediff.networks.unet import GroupNorm, Stage, embedding_layers, timestep_embedding
 from scenediff.renderers.stylegan2 import GeneratorForward, LatentCode, PatchView, paste, repeated
 
 FINEST = 32  # pixels of a side of the finest feature maps
@@ -52,11 +52,7 @@ class LatentDenoiser(nn.Module):
         styles, width = renderer.generator.config, config.channels[-1]
         side = renderer.size // self.detail // 2 ** (len(config.channels) - 1)
         self.stem = nn.Conv2d(INPUTS * self.detail**2, config.channels[0], 3, padding=1)
-        self.time = nn.Sequential(
-            nn.Linear(config.embedding, config.embedding),
-            nn.SiLU(),
-            nn.Linear(config.embedding, config.embedding),
-        )
+        self.time = embedding_layers(config.embedding)
         self.roles = nn.Embedding(2, config.embedding)  # 0 deterministic, 1 sampled
         before = (config.channels[0], *config.channels)
         self.stages = nn.ModuleList(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scenediff.forward import EncodedContext, Observation
-from scenediff.networks.unet import GroupNorm, UNet, timestep_embedding
+from scenediff.networks.unet import GroupNorm, UNet, embedding_layers, timestep_embedding
 from scenediff.renderers.motion import MotionRenderer, MotionSignal, displacements
 
 EVIDENCE_BOUND = 4.0  # of a pixel's log likelihood ratio: beyond it, nothing is left to doubt
@@ -60,11 +60,7 @@ class MotionDenoiser(nn.Module):
         count, width = (2 * config.radius + 1) ** 2, config.channels[0]
         self.stem = nn.Conv2d(3 + 3 + 3 + 1, width, 3, padding=1)
         self.evidence_stems = nn.ModuleList(nn.Conv2d(count, channels, 1) for channels in config.channels)
-        self.embedding = nn.Sequential(
-            nn.Linear(config.embedding, config.embedding),
-            nn.SiLU(),
-            nn.Linear(config.embedding, config.embedding),
-        )
+        self.embedding = embedding_layers(config.embedding)
         self.unet = UNet(config.channels, config.blocks, config.attention_levels, config.embedding)
         self.norm = GroupNorm(16, width)
         self.head = nn.Conv2d(width, count, 1)

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from scenediff.forward import EncodedContext, Observation
 from scenediff.networks.backbone import STAGE_CHANNELS, ImageNetFeatures
-from scenediff.networks.unet import GroupNorm, UNet, timestep_embedding
+from scenediff.networks.unet import GroupNorm, UNet, embedding_layers, timestep_embedding
 from scenediff.renderers.cameras import CameraView, resized
 from scenediff.renderers.pixel_field import (
     FieldConfig,
@@ -107,11 +107,7 @@ class PixelDenoiser(nn.Module):
         )
         self.context_stem = nn.Conv2d(3 * (1 + config.detail**2) + 3, width, 3, padding=1)
         self.target_stem = nn.Conv2d(target_channels(field), width, 3, padding=1)
-        self.embedding = nn.Sequential(
-            nn.Linear(config.embedding, config.embedding),
-            nn.SiLU(),
-            nn.Linear(config.embedding, config.embedding),
-        )
+        self.embedding = embedding_layers(config.embedding)
         self.roles = nn.Embedding(2, config.embedding)  # 0 context, 1 target
         self.unet = UNet(
             config.channels, config.blocks, config.attention_levels, config.embedding, config.transformers
@@ -127,23 +123,28 @@ class PixelDenoiser(nn.Module):
         self, context: Sequence[Observation], target_view: CameraView, drop: Tensor | None = None
     ) -> EncodedContext:
         """Reads the context views and renders the deterministic field at the target view."""
-        height, width = target_view.size
+        signal = self._read_context(context, min(target_view.size), drop)
+        rendering = self.renderer.render_all(signal, target_view)
+        return EncodedContext(signal, rendering.image, self._guess(rendering, signal, target_view))
+
+    def _read_context(
+        self, context: Sequence[Observation], short_side: int, drop: Tensor | None
+    ) -> FieldSignal:
+        """The deterministic field, of maps of the given short side."""
         views = tuple(
             observation.reading if isinstance(observation, ReadPhoto) and drop is None
-            else self.read_photo(observation, min(height, width), drop)
+            else self.read_photo(observation, short_side, drop)
             for observation in context
         )  # fmt: skip
-        signal = FieldSignal(views)
-        rendering = self.renderer.render_all(signal, target_view)
-        return EncodedContext(signal, rendering.image, self._guess(rendering, views, target_view))
+        return FieldSignal(views)
 
     @torch.no_grad()
-    def _guess(self, rendering: Rendering, views: Sequence[FieldView], target_view: CameraView) -> Guess:
+    def _guess(self, rendering: Rendering, signal: FieldSignal, target_view: CameraView) -> Guess:
         """The rendering with what samples are to keep of it: nothing while the network trains."""
         if not self._keeps():
             nothing = torch.zeros_like(rendering.opacity, dtype=torch.float32)
             return Guess(**vars(rendering), seen=nothing, kept=rendering.image, surface=nothing)
-        seen = seen_before(views, target_view, rendering.depth, self.config.keep)
+        seen = seen_before(signal.views, target_view, rendering.depth, self.config.keep)
         share = seen.share * rendering.opacity.float().clamp(0, 1)
         return Guess(**vars(rendering), seen=share, kept=seen.image, surface=seen.log_depth)
 
@@ -158,7 +159,7 @@ class PixelDenoiser(nn.Module):
         return self._joined(context, target_view, *maps)
 
     def _target_state(
-        self, noisy: Tensor, timesteps: Tensor, guess: Guess, target_view: CameraView
+        self, noisy: Tensor, timesteps: Tensor, guess: Rendering, target_view: CameraView
     ) -> Tensor:
         stem = self.target_stem(target_inputs(noisy, guess, target_view))
         return self._read(stem, timesteps, role=1)
@@ -223,10 +224,16 @@ class PixelDenoiser(nn.Module):
 
     def _split(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         maps = self.head(state)
-        features, depth, image = maps.split([maps.shape[1] - 4, 1, 3], dim=1)
+        features, depth, image = split_maps(maps)
         near, far = math.log(self.renderer.config.near), math.log(self.renderer.config.far)
         log_depth = (depth.float() + math.log(TYPICAL_DEPTH)).clamp(near, far)
         return features, log_depth, image.float()
+
+
+def split_maps(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, log depth and image in the channels of the network's last layer."""
+    features, depth, image = maps.split([maps.shape[1] - 4, 1, 3], dim=1)
+    return features, depth, image
 
 
 def target_channels(field: FieldConfig) -> int:
@@ -234,7 +241,7 @@ def target_channels(field: FieldConfig) -> int:
     return 3 + 3 + 2 + field.feature_channels + 3
 
 
-def target_inputs(noisy: Tensor, guess: Guess, target_view: CameraView) -> Tensor:
+def target_inputs(noisy: Tensor, guess: Rendering, target_view: CameraView) -> Tensor:
     """(batch, channels, height, width): the noisy target, the deterministic render there and the rays."""
     parts = [noisy, guess.image, guess.depth.log(), guess.opacity, guess.features, camera_rays(target_view)]
     return torch.cat(parts, dim=1)

@@ -20,6 +20,11 @@ def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+def embedding_layers(channels: int) -> nn.Sequential:
+    """What a network makes of its timestep embedding."""
+    return nn.Sequential(nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, channels))
+
+
 class GroupNorm(nn.GroupNorm):
     """Group normalisation, modulation and activation in one (see `group_norm_act`); half precision stays."""
 
