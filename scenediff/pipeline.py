@@ -141,6 +141,19 @@ class ScenePipeline:
         self.renderer.chunk_rays = rays_at_a_time(device)
         return self
 
+    def without_fine_level(self) -> ScenePipeline:
+        """The model that its fine level was added to, with the same weights; itself where there is none."""
+        if not isinstance(self.denoiser, FineDenoiser):
+            return self
+        scheduler = DDPMScheduler(**schedule_of(self.scheduler))
+        defaults = replace(self.defaults, size=self.defaults.size // self.denoiser.fineness)
+        return ScenePipeline(self.denoiser.coarse_level(), scheduler, defaults)
+
+    def for_images(self, short_side: int) -> ScenePipeline:
+        """The model for renderings of so many pixels: the fine level rests where half of them will do."""
+        coarse = self.without_fine_level()
+        return coarse if short_side <= coarse.defaults.size else self
+
     def __call__(
         self,
         photo: Any,

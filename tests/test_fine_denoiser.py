@@ -18,7 +18,7 @@ from scenediff.networks.fine_denoiser import FineDenoiser, enlarged, finer_sched
 from scenediff.networks.pixel_denoiser import without_rim
 from scenediff.pipeline import ScenePipeline, load
 from scenediff.renderers.pixel_field import FieldSignal
-from scenediff.tools.train_fine_level import fine_draw, fine_step, with_fine_level, without_fine_level
+from scenediff.tools.train_fine_level import fine_draw, fine_step, with_fine_level
 from scenediff.tools.train_rooms import RoomsRun, train_rooms
 from scenediff.training import TrainConfig
 
@@ -126,14 +126,33 @@ def test_a_checkpoint_keeps_it(fine: ScenePipeline, coarse: ScenePipeline, tmp_p
     assert torch.equal(again.scheduler.alphas_cumprod, fine.scheduler.alphas_cumprod)
     one, other = (pipeline(random_photo(), 1)[0].signal.views[-1] for pipeline in (fine, again))
     assert torch.allclose(one.log_depth, other.log_depth, atol=0.05)  # weights are kept in half precision
-    back = without_fine_level(again)
+    back = again.without_fine_level()
     assert back.defaults == coarse.defaults
     assert torch.equal(back.scheduler.alphas_cumprod, coarse.scheduler.alphas_cumprod)
     assert back.denoiser.state_dict().keys() == coarse.denoiser.state_dict().keys()
-    assert without_fine_level(coarse) is coarse
+    assert coarse.without_fine_level() is coarse
     twice = with_fine_level(back, learned=fine)
     for name, value in fine.denoiser.get_submodule("fine").state_dict().items():
         assert torch.equal(twice.denoiser.get_submodule("fine").state_dict()[name], value)
+
+
+def test_it_rests_for_small_images(fine: ScenePipeline, coarse: ScenePipeline) -> None:
+    photo, view = photos(2, (24, 24)), target(2, (16, 16))
+    given = photo.image, photo.view.cameras, view.cameras
+    assert coarse.for_images(500) is coarse
+    assert [fine.for_images(side).defaults.size for side in (8, 16, 17, 32, 500)] == [16, 16, 32, 32, 32]
+    one, other, whole = (
+        pipeline.sample_views(*given, 1)[0].render(view.cameras, (16, 16)).image
+        for pipeline in (fine.for_images(16), coarse, fine)
+    )
+    assert torch.equal(one, other)
+    assert not torch.equal(one, whole)
+
+
+def test_the_coarse_level_shares_its_weights(fine: ScenePipeline) -> None:
+    own = fine.without_fine_level().denoiser.state_dict()
+    whole = fine.denoiser.state_dict()
+    assert all(value.data_ptr() == whole[name].data_ptr() for name, value in own.items())
 
 
 def test_enlarged_maps_keep_their_means() -> None:

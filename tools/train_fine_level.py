@@ -11,7 +11,6 @@ import torch
 from scenediff.datasets.rooms.pool import DrawConfig, GroupPool
 from scenediff.forward import ForwardModel
 from scenediff.losses import Regularizer, TrainingBatch
-from scenediff.networks.fine_denoiser import FineDenoiser
 from scenediff.networks.regularizers import KeptRenderings, SampledDepth
 from scenediff.pipeline import ScenePipeline, rebuilt
 from scenediff.training import TrainingStep, train
@@ -77,10 +76,3 @@ def with_fine_level(
         known = learned.denoiser.get_submodule("fine").state_dict()
         fine.denoiser.get_submodule("fine").load_state_dict(known)
     return fine
-
-
-def without_fine_level(pipeline: ScenePipeline) -> ScenePipeline:
-    """The model that the fine level was added to; the same pipeline where there is none."""
-    if not isinstance(pipeline.denoiser, FineDenoiser):
-        return pipeline
-    return rebuilt(pipeline, replace(pipeline.denoiser.config, fine=0), pipeline.defaults.size // 2)

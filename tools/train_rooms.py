@@ -26,12 +26,7 @@ from scenediff.networks.reading import PhotoReading, ReadingBeside
 from scenediff.networks.regularizers import DepthSupervision, DirectImage, KeptRenderings, SampledDepth
 from scenediff.pipeline import SamplingDefaults, ScenePipeline, build_model, load, precision_on, rebuilt
 from scenediff.renderers.pixel_field import FieldConfig
-from scenediff.tools.train_fine_level import (
-    FINE_WIDTH,
-    learn_detail,
-    with_fine_level,
-    without_fine_level,
-)
+from scenediff.tools.train_fine_level import FINE_WIDTH, learn_detail, with_fine_level
 from scenediff.tools.trials import group_views
 from scenediff.training import TrainConfig, TrainingStep, train
 
@@ -112,7 +107,7 @@ def train_rooms(run: RoomsRun, device: torch.device | str) -> dict[str, float]:
         ValueError: the model to start from has a fine level, and there is no stage to adapt it.
     """
     start = starting_point(run).to(device)
-    pipeline = without_fine_level(start)
+    pipeline = start.without_fine_level()
     if pipeline is not start and run.fine_minutes <= 0:
         raise ValueError(f"{run.init} has a fine level, which must be adapted: fine_minutes must be positive")
     heldout = render_groups(

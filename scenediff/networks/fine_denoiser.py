@@ -9,7 +9,7 @@ the noise that the means hide and corrects the enlarged maps; before it is train
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import DDPMScheduler
@@ -93,6 +93,15 @@ class FineDenoiser(PixelDenoiser):
         )
         rescale = (scheduler.alphas_cumprod / finer_schedule(scheduler).alphas_cumprod).sqrt()
         self.register_buffer("rescale", rescale.float(), persistent=False)
+
+    def coarse_level(self) -> PixelDenoiser:
+        """The network without the fine level; its weights are these ones, no copies."""
+        with torch.device("meta"):  # nothing of its own is needed
+            coarse = PixelDenoiser(replace(self.config, fine=0), self.renderer)
+        for name, part in self.named_children():
+            if name != "fine":
+                setattr(coarse, name, part)
+        return coarse.train(self.training)
 
     def encode(
         self, context: Sequence[Observation], target_view: CameraView, drop: Tensor | None = None
