@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from scenediff.cuda_graphs import RecordedGradients
 from scenediff.forward import Denoiser, ForwardModel
 from scenediff.losses import LossWeights, Regularizer, TrainingBatch, forward_model_loss, random_drop
+from scenediff.muon import Muon
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,8 @@ class TrainConfig:
         batch_size: signals in a step, of each process.
         learning_rate: peak of the one-cycle schedule.
         warmup_steps: steps of linear warm-up.
-        weight_decay: AdamW's.
+        weight_decay: of both optimizers.
+        matrix_rate: what `Muon` trains learns at this multiple of the learning rate.
         clip: largest gradient norm.
         ema_decay: of the averaged weights, which are the ones to keep.
         context_dropout: share of elements that train without context.
@@ -57,6 +60,7 @@ class TrainConfig:
     learning_rate: float = 6e-4
     warmup_steps: int = 300
     weight_decay: float = 0.01
+    matrix_rate: float = 3.0
     clip: float = 1.0
     ema_decay: float = 0.999
     context_dropout: float = 0.1
@@ -120,6 +124,7 @@ def train(
     output: Path,
     *,
     pretrained: Collection[nn.Parameter] = (),
+    matrices: Collection[nn.Parameter] = (),
     resume: bool = False,
     on_save: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
@@ -134,6 +139,7 @@ def train(
         config: lengths and rates.
         output: folder of logs (TensorBoard, `log.jsonl`) and of the resumable state.
         pretrained: parameters that learn at `config.pretrained_rate` of the rate.
+        matrices: parameters that `Muon` trains, weights within the network; AdamW trains all others.
         resume: go on from the state in `output`, clock included.
         on_save: called with the step, while the averaged weights are in the model, at every save and the end.
 
@@ -144,13 +150,12 @@ def train(
     accelerator = Accelerator(mixed_precision=precision, log_with=_trackers(), project_dir=str(output))
     accelerator.init_trackers("training")
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(trainable, pretrained, config), lr=config.learning_rate, betas=(0.9, 0.99),
-        weight_decay=config.weight_decay, fused=accelerator.device.type == "cuda",
-    )
     # "evaluation" only leaves out the wrapper of several processes, which no recording of a step could hold
     step_module = accelerator.prepare_model(model, evaluation_mode=True)
-    optimizer = accelerator.prepare_optimizer(optimizer)
+    optimizers = [
+        accelerator.prepare_optimizer(optimizer)
+        for optimizer in _optimizers(trainable, pretrained, matrices, config, accelerator.device)
+    ]
     ema = EMAModel(trainable, decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
     clock = Clock()
     accelerator.register_for_checkpointing(ema, clock)
@@ -167,12 +172,13 @@ def train(
     seconds = last_save = clock.seconds
     progress = tqdm(total=100, unit="%", desc="training", disable=not accelerator.is_main_process)
     while (done := _fraction(seconds, clock.steps, config)) < 1:
-        for group in optimizer.param_groups:
-            rate = config.learning_rate * group["share"]
-            group["lr"] = rate * learning_rate_factor(done, clock.steps, config.warmup_steps)
+        rate = config.learning_rate * learning_rate_factor(done, clock.steps, config.warmup_steps)
+        for group in itertools.chain.from_iterable(optimizer.param_groups for optimizer in optimizers):
+            group["lr"] = rate * group["share"]
         batch = next_batch(generator)
         terms = gradients(batch, *model.draw(batch, config.context_dropout, generator))
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         ema.step(trainable)
         clock.tick(config.batch_size * accelerator.num_processes)
         log.add(terms, clock)
@@ -187,6 +193,27 @@ def train(
     for tracker in accelerator.trackers:  # `end_training` would part the processes, which may go on
         tracker.finish()
     return clock.figures()
+
+
+def _optimizers(
+    trainable: Sequence[nn.Parameter], pretrained: Collection[nn.Parameter],
+    matrices: Collection[nn.Parameter], config: TrainConfig, device: torch.device,
+) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon for the matrices that are trained, if there are any."""
+    wanted = {id(parameter) for parameter in matrices}
+    chosen = [parameter for parameter in trainable if id(parameter) in wanted]
+    others = [parameter for parameter in trainable if id(parameter) not in wanted]
+    settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    adamw = torch.optim.AdamW(
+        _parameter_groups(others, pretrained, config), betas=(0.9, 0.99), fused=device.type == "cuda",
+        **settings,
+    )
+    if not chosen:
+        return [adamw]
+    groups = _parameter_groups(chosen, pretrained, config)
+    for group in groups:
+        group["share"] *= config.matrix_rate
+    return [adamw, Muon(groups, **settings)]
 
 
 def _parameter_groups(

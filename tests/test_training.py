@@ -18,6 +18,7 @@ from torch import Tensor
 from toy_models import COVARIANCE, ROWS, linear_batch, new_linear_step, train_toy
 
 from scenediff.losses import TrainingBatch
+from scenediff.muon import TYPICAL_STEP
 from scenediff.training import Clock, TrainConfig, learning_rate_factor
 
 CONFIG = TrainConfig(
@@ -264,6 +265,33 @@ def test_pretrained_parameters_learn_at_their_share_of_the_rate(tmp_path: Path) 
     ]
     assert moved[0] == pytest.approx(0.1 * config.learning_rate, rel=1e-3)
     assert moved[1] == pytest.approx(config.learning_rate, rel=1e-3)
+
+
+def test_matrices_take_orthogonal_steps_and_keep_their_momentum(tmp_path: Path) -> None:
+    config = replace(
+        CONFIG, max_steps=1, warmup_steps=0, pretrained_rate=0.5, matrix_rate=2.0, weight_decay=0.0
+    )
+    step = new_linear_step()
+    first, middle = (step.denoiser.network[index].weight for index in (0, 2))
+    biases = step.denoiser.network[2].bias
+    before = middle.detach().clone(), biases.detach().clone()
+    train_toy(step, linear_batch, config, tmp_path, matrices=[first, middle], pretrained=[middle])
+    state = torch.load(tmp_path / "state" / "pytorch_model.bin", weights_only=True)
+    moved = state["denoiser.network.2.weight"] - before[0]
+    size = 0.5 * 2.0 * config.learning_rate * TYPICAL_STEP * max(middle.shape) ** 0.5
+    values = torch.linalg.svdvals(moved / size)
+    assert values.max() < 1.25
+    assert values[:8].min() > 0.6  # so many directions have a gradient worth the name
+    # a bias is no matrix: AdamW's first step
+    bias = (state["denoiser.network.2.bias"] - before[1]).abs().max()
+    assert bias == pytest.approx(config.learning_rate, rel=1e-3)
+
+    train_toy(
+        step, linear_batch, replace(config, max_steps=2), tmp_path, matrices=[first, middle],
+        pretrained=[middle], resume=True,
+    )
+    momenta = torch.load(tmp_path / "state" / "optimizer_1.bin", weights_only=True)["state"]
+    assert {entry["momentum"].shape for entry in momenta.values()} == {first.shape, middle.shape}
 
 
 def weight_decay_factor(config: TrainConfig) -> float:

@@ -58,6 +58,8 @@ class RoomsRun:
         fine_rate: peak of its learning rate.
         view_size: side of the rendered views, pixels; a multiple of the diffusion's.
         data_seed: of the rooms; change it when training goes on from a checkpoint.
+        muon: train the U-Net's matrices with `Muon`, which learns faster from scratch; AdamW trains
+            everything else.
         depth_supervision: also learn from true depths; False is the method's pure form, images alone.
         grid_rooms: held-out rooms in the sample grids.
         validation_rooms: held-out rooms whose photos are read at every save, beside as many photos that the
@@ -85,6 +87,7 @@ class RoomsRun:
     fine_rate: float = 1e-3
     view_size: int = 128
     data_seed: int = 1
+    muon: bool = False
     depth_supervision: bool = True
     grid_rooms: int = 6
     validation_rooms: int = 64
@@ -130,6 +133,7 @@ def train_rooms(run: RoomsRun, device: torch.device | str) -> dict[str, float]:
             features = pipeline.denoiser.backbone.fine_tune(run.draw.photos > 0)
             figures |= train(
                 step, next_batch, run.train, run.output, resume=run.resume, pretrained=features,
+                matrices=hidden_matrices(pipeline, run),
                 on_save=lambda steps: keep(pipeline, step, steps),
             )
         if run.fine_minutes > 0:
@@ -154,10 +158,16 @@ def learn_reading(pipeline: ScenePipeline, pool: GroupPool, run: RoomsRun) -> di
         run.train, minutes=run.reading_minutes, batch_size=photos, save_every_minutes=math.inf
     )
     figures = train(
-        photo_reading(pipeline, run), next_batch, config, run.output / "reading", pretrained=features
+        photo_reading(pipeline, run), next_batch, config, run.output / "reading", pretrained=features,
+        matrices=hidden_matrices(pipeline, run),
     )
     pipeline.denoiser.backbone.fine_tune(False)
     return {f"reading_{name}": value for name, value in figures.items()}
+
+
+def hidden_matrices(pipeline: ScenePipeline, run: RoomsRun) -> list[torch.nn.Parameter]:
+    """What `Muon` trains in the run: the weights within the U-Net, not those that it reads or is read by."""
+    return [p for p in pipeline.denoiser.unet.parameters() if p.ndim > 1] if run.muon else []
 
 
 class BackgroundRenderer:
