@@ -17,7 +17,8 @@ TYPICAL_STEP = 0.2  # root mean square of an AdamW step in units of the learning
 
 
 class Muon(Optimizer):
-    """Momentum whose direction is made orthogonal (Jordan et al. 2024, "Muon: an optimizer for hidden layers").
+    """Momentum whose direction is made orthogonal (Jordan et al. 2024, "Muon: an optimizer for hidden
+    layers in neural networks").
 
     Gradients of a layer lie mostly in few directions; a step along the nearest orthogonal matrix learns
     the rare ones as fast. Convolutions are matrices of (outputs, inputs times positions). Steps are scaled as
