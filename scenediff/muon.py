@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -49,17 +49,20 @@ class Muon(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            by_shape: dict[tuple[int, int], list[nn.Parameter]] = defaultdict(list)
+            by_shape: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    by_shape[parameter.flatten(1).shape].append(parameter)
-            for parameters in by_shape.values():
-                self._step(parameters, group)
+                    gradient = parameter.grad.flatten(1).float()
+                    by_shape[gradient.shape].append((parameter, gradient))
+            for alike in by_shape.values():
+                self._step(*zip(*alike, strict=True), group=group)
         return loss
 
-    def _step(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+    def _step(
+        self, parameters: Sequence[nn.Parameter], flat_gradients: Sequence[Tensor], *, group: dict[str, Any]
+    ) -> None:
         """Of parameters whose matrices have one shape."""
-        gradients = torch.stack([parameter.grad.flatten(1).float() for parameter in parameters])
+        gradients = torch.stack(list(flat_gradients))
         momenta = [self._momentum(parameter) for parameter in parameters]
         mean = torch.stack(momenta).lerp_(gradients, 1 - group["momentum"])  # (parameters, rows, columns)
         torch._foreach_copy_(momenta, list(mean.unbind()))

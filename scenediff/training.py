@@ -203,17 +203,17 @@ def _optimizers(
     wanted = {id(parameter) for parameter in matrices}
     chosen = [parameter for parameter in trainable if id(parameter) in wanted]
     others = [parameter for parameter in trainable if id(parameter) not in wanted]
-    settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    rate, decay = config.learning_rate, config.weight_decay
     adamw = torch.optim.AdamW(
-        _parameter_groups(others, pretrained, config), betas=(0.9, 0.99), fused=device.type == "cuda",
-        **settings,
+        _parameter_groups(others, pretrained, config), lr=rate, betas=(0.9, 0.99), weight_decay=decay,
+        fused=device.type == "cuda",
     )
     if not chosen:
         return [adamw]
     groups = _parameter_groups(chosen, pretrained, config)
     for group in groups:
         group["share"] *= config.matrix_rate
-    return [adamw, Muon(groups, **settings)]
+    return [adamw, Muon(groups, lr=rate, weight_decay=decay)]
 
 
 def _parameter_groups(
