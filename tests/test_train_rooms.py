@@ -1,4 +1,4 @@
-"""Where a run of the model of rooms starts from."""
+"""Where a run of the model of rooms starts from, and what it trains how."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from test_pool import box_groups
 from tiny_pipeline import random_photo, tiny_pipeline
 
+from scenediff.cli.train import TrainRooms
 from scenediff.datasets.rooms.pool import DrawConfig, GroupPool
 from scenediff.datasets.rooms.stream import joined
-from scenediff.tools.train_rooms import RoomsRun, grown, reading_errors, starting_point
+from scenediff.tools.train_rooms import RoomsRun, grown, hidden_matrices, reading_errors, starting_point
 
 
 def test_a_model_grows_without_changing(tmp_path: Path) -> None:
@@ -32,6 +33,17 @@ def test_a_model_never_shrinks() -> None:
     assert grown(old, old.denoiser.config) is old
     larger = grown(old, replace(old.denoiser.config, transformers=1))
     assert grown(larger, old.denoiser.config) is larger
+
+
+def test_muon_trains_the_inner_matrices_where_it_is_wanted(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline()
+    run = TrainRooms(tmp_path / "run", muon=True)._settings(0)
+    chosen = {id(parameter) for parameter in hidden_matrices(pipeline, run)}
+    names = [name for name, parameter in pipeline.denoiser.named_parameters() if id(parameter) in chosen]
+    assert len(names) == len(chosen) > 20
+    assert all(name.startswith("unet.") and name.endswith(".weight") for name in names)
+    assert not any("norm" in name for name in names)
+    assert hidden_matrices(pipeline, TrainRooms(tmp_path / "run")._settings(0)) == []
 
 
 def test_what_was_learned_by_heart_shows(tmp_path: Path) -> None:
