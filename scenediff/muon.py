@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,26 +49,22 @@ class Muon(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
+            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    gradient = parameter.grad.flatten(1).float()
-                    by_shape[gradient.shape].append((parameter, gradient))
-            for alike in by_shape.values():
-                self._step(*zip(*alike, strict=True), group=group)
+                    by_shape[parameter.flatten(1).shape].append(parameter)
+            for parameters in by_shape.values():
+                self._step(parameters, group)
         return loss
 
-    def _step(
-        self, parameters: Sequence[nn.Parameter], flat_gradients: Sequence[Tensor], *, group: dict[str, Any]
-    ) -> None:
-        """Of parameters whose matrices have one shape."""
-        gradients = torch.stack(list(flat_gradients))
+    def _step(self, parameters: Sequence[nn.Parameter], group: dict[str, Any]) -> None:
+        """Of parameters with gradients, whose matrices have one shape."""
+        gradients = [cast(Tensor, parameter.grad).flatten(1).float() for parameter in parameters]
         momenta = [self._momentum(parameter) for parameter in parameters]
-        mean = torch.stack(momenta).lerp_(gradients, 1 - group["momentum"])  # (parameters, rows, columns)
-        torch._foreach_copy_(momenta, list(mean.unbind()))
-        ahead = gradients.lerp_(mean, group["momentum"])
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        ahead = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"]))
         size = TYPICAL_STEP * max(ahead.shape[1:]) ** 0.5
-        steps = orthogonalised(ahead).float() * (group["lr"] * size)
+        steps = orthogonalised(ahead).float() * (group["lr"] * size)  # (parameters, rows, columns)
         for parameter, step in zip(parameters, steps, strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(step.view(parameter.shape))
 

@@ -41,7 +41,7 @@ class TrainConfig:
         batch_size: signals in a step, of each process.
         learning_rate: peak of the one-cycle schedule.
         warmup_steps: steps of linear warm-up.
-        weight_decay: of both optimizers.
+        weight_decay: AdamW's and `Muon`'s.
         matrix_rate: what `Muon` trains learns at this multiple of the learning rate.
         clip: largest gradient norm.
         ema_decay: of the averaged weights, which are the ones to keep.
@@ -210,17 +210,16 @@ def _optimizers(
     )
     if not chosen:
         return [adamw]
-    groups = _parameter_groups(chosen, pretrained, config)
-    for group in groups:
-        group["share"] *= config.matrix_rate
+    groups = _parameter_groups(chosen, pretrained, config, config.matrix_rate)
     return [adamw, Muon(groups, lr=rate, weight_decay=decay)]
 
 
 def _parameter_groups(
-    trainable: Sequence[nn.Parameter], pretrained: Collection[nn.Parameter], config: TrainConfig
+    trainable: Sequence[nn.Parameter], pretrained: Collection[nn.Parameter], config: TrainConfig,
+    factor: float = 1.0,
 ) -> list[dict[str, Any]]:
     slow = {id(parameter) for parameter in pretrained}
-    shares = {False: 1.0, True: config.pretrained_rate}
+    shares = {False: factor, True: factor * config.pretrained_rate}
     groups = [
         {"params": [p for p in trainable if (id(p) in slow) == is_slow], "share": share}
         for is_slow, share in shares.items()
