@@ -115,6 +115,19 @@ def relative_to(cameras: PerspectiveCameras, reference: PerspectiveCameras) -> P
     return perspective_cameras(rotation, translation, cameras.focal_length, cameras.principal_point)
 
 
+def mirrored(cameras: PerspectiveCameras) -> PerspectiveCameras:
+    """Cameras (PyTorch3D axes) that see a world mirrored in x as the mirror images of what these ones see.
+
+    A world point (x, y, z) that these cameras show at NDC (u, v) is at (-x, y, z), shown at (-u, v).
+    """
+    mirror = cameras.R.new_tensor([-1.0, 1.0, 1.0])
+    # x_cam = x_world R + T with both worlds mirrored: M R M and T M
+    return perspective_cameras(
+        cameras.R * mirror[:, None] * mirror, cameras.T * mirror, cameras.focal_length,
+        cameras.principal_point * mirror[:2],
+    )
+
+
 def cam_to_world(cameras: PerspectiveCameras) -> Tensor:
     """(batch, 4, 4) column-vector camera-to-world matrices with PyTorch3D's camera axes."""
     matrix = torch.zeros(len(cameras.R), 4, 4, dtype=cameras.R.dtype, device=cameras.R.device)

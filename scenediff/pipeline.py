@@ -22,6 +22,7 @@ from torch import Tensor
 
 from scenediff.cores import on_cores
 from scenediff.forward import Observation
+from scenediff.networks.both_ways import read_both_ways
 from scenediff.networks.fine_denoiser import FineDenoiser, finer_schedule
 from scenediff.networks.pixel_denoiser import (
     SIDES,
@@ -84,6 +85,8 @@ class SamplingDefaults:
         doubt: each sample draws a scale of its own for the photo: the logarithm's error has a Laplace
             distribution, as the model learned it, this share as wide as the model thinks; 0 keeps the
             likeliest scale. Consecutive seeds are spread evenly. Needs a model that tells its doubt.
+        both_ways: photos are also read as their mirror images, for better depths and a doubt that grows with
+            what is unusual about the photo; see `read_both_ways`.
     """
 
     scheduler: str = "ddim"
@@ -94,6 +97,7 @@ class SamplingDefaults:
     temperature: float = 1.0
     coarse_temperature: float = 1.0
     doubt: float = 0.0
+    both_ways: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,7 @@ class ScenePipeline:
         steps = self.defaults.steps if steps is None else steps
         guidance_scale = self.defaults.guidance_scale if guidance_scale is None else guidance_scale
         image = photo.image.to(self.device)[None]
-        known = self._read(image, look_ahead(1, fov_degrees, device=self.device))
+        known = self._read(_photo_observation(image, look_ahead(1, fov_degrees, device=self.device)))
         distance = float(known.reading.log_depth.exp().median())
         targets = views_around(distance, self.defaults.targets, known.view.cameras)
         size = map_size(
@@ -259,8 +263,9 @@ class ScenePipeline:
     def deterministic(self, context_image: Tensor, context_cameras: PerspectiveCameras) -> SceneBatch:
         """The deterministic branch's fields: one average guess for each photo."""
         view = CameraView(context_cameras, (self.defaults.size,) * 2)
+        photo = self._read(_photo_observation(context_image, context_cameras))
         with precision_on(self.device):
-            encoded = self.denoiser.encode([_photo_observation(context_image, context_cameras)], view)
+            encoded = self.denoiser.encode([photo], view)
         return SceneBatch(map_signal(encoded.signal, Tensor.float), self.renderer)
 
     def _sample(
@@ -274,6 +279,7 @@ class ScenePipeline:
         advance: Callable[..., None] | None = None,
     ) -> SceneBatch:
         sources = generators(seeds)
+        known = self._read(photo, min(size) // self.denoiser.fineness)
         noises = [
             calm_coarse(
                 draw_noise((3, *size), sources, photo.image.device), self.defaults.coarse_temperature,
@@ -284,20 +290,17 @@ class ScenePipeline:
         with precision_on(self.device):
             drawn = sample_in_turn(
                 self.denoiser, self.renderer, make_scheduler(self.defaults.scheduler, self.scheduler),
-                [self._at_own_scales(photo, min(size) // self.denoiser.fineness, seeds)],
+                [self._at_own_scales(known, seeds)],
                 [CameraView(target, size) for target in targets], noises, steps=steps,
                 guidance_scale=guidance_scale, temperature=self.defaults.temperature,
                 step_generators=sources, callback=advance,
             )
         return SceneBatch(map_signal(drawn.signal, Tensor.float), self.renderer, drawn.observations)
 
-    @torch.no_grad()
-    def _at_own_scales(self, photo: Observation, short_side: int, seeds: Sequence[int]) -> Observation:
+    def _at_own_scales(self, photo: ReadPhoto, seeds: Sequence[int]) -> ReadPhoto:
         """The photo with its depths scaled for each sample, where the defaults want it; see `doubt`."""
         if not self.defaults.doubt:
             return photo
-        if not isinstance(photo, ReadPhoto):
-            photo = ReadPhoto(photo.image, photo.view, self.denoiser.read_photo(photo, short_side))
         doubt = photo.reading.doubt
         if doubt is None:
             raise ValueError("the photo was read by a model that does not tell its doubt")
@@ -306,10 +309,20 @@ class ScenePipeline:
         return replace(photo, reading=rescaled(photo.reading, factor))
 
     @torch.no_grad()
-    def _read(self, image: Tensor, cameras: PerspectiveCameras) -> ReadPhoto:
-        photo = _photo_observation(image, cameras)
+    def _read(self, photo: Observation, short_side: int | None = None) -> ReadPhoto:
+        """The photo with what the model reads from it, unless that is known.
+
+        Args:
+            short_side: of the maps, pixels; that of the model by default.
+        """
+        if isinstance(photo, ReadPhoto):
+            return photo
+        short_side = short_side or self.defaults.size // self.denoiser.fineness
         with precision_on(self.device):
-            reading = self.denoiser.read_photo(photo, self.defaults.size // self.denoiser.fineness)
+            if self.defaults.both_ways:
+                reading = read_both_ways(self.denoiser, photo, short_side)
+            else:
+                reading = self.denoiser.read_photo(photo, short_side)
         return ReadPhoto(photo.image, photo.view, reading)
 
     def save(self, folder: str | Path) -> None:

@@ -17,6 +17,7 @@ from scenediff.renderers.cameras import (
     cam_to_world,
     from_pinhole,
     look_ahead,
+    mirrored,
     ndc_to_pixels_intrinsics,
     opengl_to_pytorch3d,
     perspective_cameras,
@@ -224,6 +225,18 @@ def odd_cameras(batch: int = 3) -> PerspectiveCameras:
     """Cameras anywhere, with different focal lengths along the axes and principal points off the centre."""
     focal, principal = torch.rand(batch, 2) + 1, 0.2 * torch.randn(batch, 2)
     return perspective_cameras(random_rotations(batch), torch.randn(batch, 3), focal, principal)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_mirrored_cameras_see_mirrored_points_on_the_other_side(size: tuple[int, int]) -> None:
+    cameras, points = odd_cameras(), torch.randn(3, 20, 3) * 2
+    other = mirrored(cameras)
+    assert torch.allclose(torch.linalg.det(other.R), torch.ones(3), atol=1e-5)
+    seen = pixels_of(points * torch.tensor([-1.0, 1.0, 1.0]), other, size)
+    expected = pixels_of(points, cameras, size) * torch.tensor([-1.0, 1.0]) + torch.tensor([size[1], 0.0])
+    ahead = (points @ cameras.R + cameras.T[:, None])[..., 2].abs() > 0.2  # elsewhere float32 leaves little
+    assert ahead.sum() > 15
+    assert torch.allclose(seen[ahead], expected[ahead], atol=1e-2, rtol=1e-4)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -19,9 +19,11 @@ from torch.nn import functional
 import scenediff
 from scenediff.datasets.images import load_photo
 from scenediff.forward import Observation, RememberingDenoiser
+from scenediff.networks.both_ways import read_both_ways
 from scenediff.pipeline import (
     CheckpointError,
     ScenePipeline,
+    _photo_observation,
     _repeat_read,
     build_model,
     fov_of,
@@ -90,7 +92,7 @@ def test_finished_targets_keep_their_depths(pipeline: ScenePipeline) -> None:
     photo = load_photo(random_photo()).image[None]
     cameras = look_ahead(1, 60.0)
     targets = [looking_at((x, 0.0, 0.0), (0.0, 0.0, 2.0), cameras) for x in (-0.4, 0.4)]
-    known = pipeline._read(photo, cameras)
+    known = pipeline._read(_photo_observation(photo, cameras))
     first = pipeline._sample(known, targets[:1], [3], 2, 1.0, (16, 24))
     both = pipeline._sample(known, targets, [3], 2, 1.0, (16, 24))
     assert len(both.signal.views) == 3
@@ -102,7 +104,7 @@ def test_finished_targets_keep_their_depths(pipeline: ScenePipeline) -> None:
 def test_a_read_photo_is_as_good_as_the_photo(pipeline: ScenePipeline) -> None:
     image = load_photo(random_photo()).image[None]
     cameras = look_ahead(1, 50.0)
-    read = pipeline._read(image, cameras)
+    read = pipeline._read(_photo_observation(image, cameras))
     both = _repeat_read(read, 2)
     view = CameraView(look_ahead(2, 50.0), (16, 24))
     plain = Observation(image.expand(2, -1, -1, -1), CameraView(look_ahead(2, 50.0), read.view.size))
@@ -112,6 +114,29 @@ def test_a_read_photo_is_as_good_as_the_photo(pipeline: ScenePipeline) -> None:
             # in a batch of two, sums come in another order
             assert torch.allclose(first.image, second.image, atol=1e-5)
             assert torch.allclose(first.signal.views[0].features, second.signal.views[0].features, atol=1e-4)
+
+
+def test_photos_are_read_both_ways_where_wanted() -> None:
+    """In scenes, in views for evaluation and in the deterministic branch alike."""
+    pipeline, plain = tiny_pipeline(both_ways=True), tiny_pipeline()
+    image, cameras = load_photo(random_photo()).image[None], look_ahead(1, 50.0)
+    signals = [
+        pipeline(random_photo(), 1, fov_degrees=50.0)[0].signal,
+        pipeline.sample_views(image, cameras, cameras, size=(16, 24))[0].signal,
+        pipeline.deterministic(image, cameras).signal,
+    ]
+    photo = _photo_observation(image, cameras)
+    with torch.no_grad():
+        expected = read_both_ways(pipeline.denoiser, photo, 16).log_depth
+        once = plain.denoiser.read_photo(photo, 16).log_depth
+    assert not torch.allclose(once, expected, atol=1e-3)
+    for signal in signals[1:]:
+        assert torch.allclose(signal.views[0].log_depth, expected, atol=1e-5)
+    # its camera has the photo's horizontal field of view, the others' that of the shorter side
+    known = _photo_observation(image, signals[0].views[0].cameras)
+    with torch.no_grad():
+        expected = read_both_ways(pipeline.denoiser, known, 16).log_depth
+    assert torch.allclose(signals[0].views[0].log_depth, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["ddpm", "dpmsolver++"])
