@@ -169,7 +169,7 @@ def train(
     log = RunLog(output, config, accelerator)
     gradients = _gradient_step(accelerator, step_module, trainable, config)
     clock.start()
-    seconds = last_save = clock.seconds
+    seconds = last_save = _main_seconds(clock, accelerator)
     progress = tqdm(total=100, unit="%", desc="training", disable=not accelerator.is_main_process)
     while (done := _fraction(seconds, clock.steps, config)) < 1:
         rate = config.learning_rate * learning_rate_factor(done, clock.steps, config.warmup_steps)
@@ -339,10 +339,15 @@ def _average_gradients(trainable: Sequence[nn.Parameter]) -> None:
 
 def _agreed_seconds(seconds: float, clock: Clock, accelerator: Accelerator) -> float:
     """The clock's time, or the main process's of a while ago: processes must stop at the same step."""
+    if accelerator.num_processes > 1 and clock.steps % AGREE_EVERY:
+        return seconds
+    return _main_seconds(clock, accelerator)
+
+
+def _main_seconds(clock: Clock, accelerator: Accelerator) -> float:
+    """The main process's time, as the learning rate depends on it in all of them."""
     if accelerator.num_processes == 1:
         return clock.seconds
-    if clock.steps % AGREE_EVERY:
-        return seconds
     now = torch.tensor(clock.seconds, dtype=torch.float64, device=accelerator.device)
     return float(broadcast(now))
 

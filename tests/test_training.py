@@ -200,16 +200,19 @@ def new_linear_step_weights() -> Tensor:
 
 
 TWO_PROCESSES = """
-import json, sys
+import json, sys, time
 from dataclasses import replace
 from pathlib import Path
 import torch
 from accelerate import PartialState
 from test_training import CONFIG
 from toy_models import linear_batch, new_linear_step
-from scenediff.training import _average_gradients, train
+from scenediff.training import Clock, _average_gradients, train
 
 state = PartialState(cpu=True)
+if state.process_index:  # as if this process had been kept waiting: its clock runs ahead
+    start = Clock.start
+    Clock.start = lambda clock: start(clock) or time.sleep(0.5)
 torch.manual_seed(state.process_index)
 step = new_linear_step()  # every process starts from other weights
 seen = []
