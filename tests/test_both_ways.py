@@ -10,8 +10,8 @@ from tiny_pipeline import DENOISER, FIELD, tiny_pipeline
 
 from scenediff.forward import Observation
 from scenediff.networks.both_ways import (
+    LARGEST,
     LEAST,
-    MOST,
     USUAL_DISAGREEMENT,
     USUAL_DOUBT,
     disagreement,
@@ -77,5 +77,5 @@ def test_usual_photos_keep_their_doubt_and_others_gain_within_bounds() -> None:
     assert weighed(USUAL_DOUBT, USUAL_DISAGREEMENT) == pytest.approx(USUAL_DOUBT)
     assert weighed(1.2 * USUAL_DOUBT, USUAL_DISAGREEMENT) == pytest.approx(1.2**3 * USUAL_DOUBT)
     assert weighed(USUAL_DOUBT, 1.5 * USUAL_DISAGREEMENT) == pytest.approx(1.5 * USUAL_DOUBT)
-    assert weighed(3 * USUAL_DOUBT, 3 * USUAL_DISAGREEMENT) == pytest.approx(MOST * 3 * USUAL_DOUBT)
+    assert weighed(3 * USUAL_DOUBT, 3 * USUAL_DISAGREEMENT) == pytest.approx(LARGEST)
     assert weighed(USUAL_DOUBT, 0.0) == pytest.approx(LEAST * USUAL_DOUBT)

@@ -16,7 +16,7 @@ from scenediff.renderers.cameras import CameraView, mirrored
 from scenediff.renderers.pixel_field import FieldView
 
 USUAL_DOUBT, USUAL_DISAGREEMENT = 0.05, 0.03  # of rooms that the bundled model was not trained on
-LEAST, MOST = 0.5, 4.0  # factors on a photo's doubt
+LEAST, LARGEST = 0.35, 0.42  # least factor on a photo's doubt, and what the doubt may become
 
 
 def read_both_ways(denoiser: PixelDenoiser, photo: Observation, short_side: int) -> FieldView:
@@ -45,4 +45,4 @@ def weighed_doubt(doubt: Tensor, disagreement: Tensor) -> Tensor:
     more than these, and it reads it otherwise in the mirror; so both tell how much further off it may be.
     """
     unusual = (doubt / USUAL_DOUBT).square() * (disagreement / USUAL_DISAGREEMENT)
-    return doubt * unusual.clamp(LEAST, MOST)
+    return (doubt * unusual.clamp(min=LEAST)).clamp(max=LARGEST)
