@@ -13,7 +13,7 @@ import pytest
 import torch
 import trimesh
 from analytic_scene import turned
-from browser import Page, chromium, needs_chromium
+from browser import chromium, needs_chromium
 from PIL import Image
 from pytorch3d.transforms import random_rotations
 from tiny_run import write_tiny_run

@@ -1,4 +1,4 @@
-"""A photo read twice, as it is and as its mirror image: their mean is better, and where they differ it is unsure.
+"""A photo read twice, as it is and as its mirror image: the mean is better, what differs is unsure.
 
 The mirror image of a room is a room, so whoever understands a photo reads both alike.
 """
