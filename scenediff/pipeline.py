@@ -250,9 +250,11 @@ class ScenePipeline:
         steps = self.defaults.steps if steps is None else steps
         guidance_scale = self.defaults.guidance_scale if guidance_scale is None else guidance_scale
         count = len(context_image)
+        photo = _photo_observation(context_image, context_cameras)
+        known = self._read(photo, min(size) // self.denoiser.fineness)
         return [
             self._sample(
-                _photo_observation(context_image, context_cameras), [target_cameras],
+                known, [target_cameras],
                 [seed + SEED_STRIDE * index + element for element in range(count)],
                 steps, guidance_scale, size,
             )
@@ -270,7 +272,7 @@ class ScenePipeline:
 
     def _sample(
         self,
-        photo: Observation,
+        photo: ReadPhoto,
         targets: Sequence[PerspectiveCameras],
         seeds: Sequence[int],
         steps: int,
@@ -279,7 +281,6 @@ class ScenePipeline:
         advance: Callable[..., None] | None = None,
     ) -> SceneBatch:
         sources = generators(seeds)
-        known = self._read(photo, min(size) // self.denoiser.fineness)
         noises = [
             calm_coarse(
                 draw_noise((3, *size), sources, photo.image.device), self.defaults.coarse_temperature,
@@ -290,7 +291,7 @@ class ScenePipeline:
         with precision_on(self.device):
             drawn = sample_in_turn(
                 self.denoiser, self.renderer, make_scheduler(self.defaults.scheduler, self.scheduler),
-                [self._at_own_scales(known, seeds)],
+                [self._at_own_scales(photo, seeds)],
                 [CameraView(target, size) for target in targets], noises, steps=steps,
                 guidance_scale=guidance_scale, temperature=self.defaults.temperature,
                 step_generators=sources, callback=advance,
@@ -310,13 +311,11 @@ class ScenePipeline:
 
     @torch.no_grad()
     def _read(self, photo: Observation, short_side: int | None = None) -> ReadPhoto:
-        """The photo with what the model reads from it, unless that is known.
+        """The photo with what the model reads from it.
 
         Args:
             short_side: of the maps, pixels; that of the model by default.
         """
-        if isinstance(photo, ReadPhoto):
-            return photo
         short_side = short_side or self.defaults.size // self.denoiser.fineness
         with precision_on(self.device):
             if self.defaults.both_ways:

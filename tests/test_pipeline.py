@@ -84,6 +84,9 @@ def test_the_photo_is_read_once(pipeline: ScenePipeline, monkeypatch: pytest.Mon
     monkeypatch.setattr(pipeline.denoiser, "read_photo", counting)
     pipeline(random_photo(), 3)
     assert sizes == [96]  # what was sampled is known without reading it
+    cameras = look_ahead(1, 50.0)
+    pipeline.sample_views(load_photo(random_photo()).image[None], cameras, cameras, 3)
+    assert sizes == [96, 96]
 
 
 def test_finished_targets_keep_their_depths(pipeline: ScenePipeline) -> None:
