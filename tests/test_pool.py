@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from pytorch3d.transforms import axis_angle_to_matrix
 from torch import Tensor
 from torch.nn import functional
 
-from scenediff.datasets.rooms.pool import DrawConfig, GroupPool, median_pool
+from scenediff.datasets.rooms.pool import SMALLEST_CROP, DrawConfig, GroupPool, median_pool
 from scenediff.datasets.rooms.stream import RoomBatch
 from scenediff.losses import TrainingBatch
 from scenediff.renderers.cameras import CameraView, perspective_cameras
@@ -96,9 +97,11 @@ def test_colours_depths_and_cameras_agree_mirrored_or_not(pool: GroupPool) -> No
     assert error.mean() < 0.02
 
 
-def test_single_photos_keep_their_depths_and_focal_lengths(pool: GroupPool) -> None:
+@pytest.mark.parametrize("cropped", [0.0, 1.0])
+def test_single_photos_keep_their_depths_and_focal_lengths(pool: GroupPool, cropped: float) -> None:
     """Lifted by its depth, a box's photo must be its walls, whose colours give the places in the room."""
-    batch = pool.draw_photos(80, PLAIN, torch.Generator().manual_seed(0))
+    config = replace(PLAIN, cropped_photos=cropped)
+    batch = pool.draw_photos(80, config, torch.Generator().manual_seed(0))
     assert batch.photo.image.shape == (80, 3, SIZE, SIZE)
     assert torch.allclose(batch.photo.view.cameras.R, torch.eye(3), atol=1e-6)
     points = unprojected(batch.photo.view, batch.depth)
@@ -112,6 +115,20 @@ def test_single_photos_keep_their_depths_and_focal_lengths(pool: GroupPool) -> N
     assert 20 < (determinants < 0).sum() < 60  # mirrored; 4.5 standard deviations about 40
     with pytest.raises(ValueError, match="empty"):
         GroupPool(5, "cpu").draw_photos(1, PLAIN, torch.Generator())
+
+
+def test_some_photos_are_cropped(pool: GroupPool) -> None:
+    """Seen through longer lenses, up to the smallest crop; whole views stay just as they are."""
+    whole, some = (
+        pool.draw_photos(200, replace(PLAIN, cropped_photos=share), torch.Generator().manual_seed(0))
+        for share in (0.0, 0.5)
+    )
+    zoom = (some.photo.view.cameras.focal_length / whole.photo.view.cameras.focal_length)[:, 0]
+    assert 1.8 < zoom.max() < 1 / SMALLEST_CROP + 1e-4
+    untouched = zoom == 1
+    assert 70 < untouched.sum() < 130  # 4 standard deviations about 100
+    assert torch.equal(some.photo.image[untouched], whole.photo.image[untouched])
+    assert torch.equal(some.depth[untouched], whole.depth[untouched])
 
 
 def test_batches_have_further_photos_where_wanted(pool: GroupPool) -> None:

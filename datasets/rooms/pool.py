@@ -17,6 +17,8 @@ from scenediff.forward import Observation
 from scenediff.losses import TrainingBatch
 from scenediff.renderers.cameras import CameraView, perspective_cameras, relative_to
 
+SMALLEST_CROP = 0.45  # side of the smallest part, as a share of the view's
+
 
 @dataclass(frozen=True)
 class DrawConfig:
@@ -28,6 +30,8 @@ class DrawConfig:
         context_as_novel: share of elements whose novel view is the photo's own.
         two_contexts: share of batches with a second context view.
         photos: further photos of a batch, for each of its pairs, whose depths alone are learned.
+        cropped_photos: share of these that show a part of the view alone, as if seen through a longer lens
+            or cut out.
         photometric: strength of the photographic effects.
         coarse_photos: share of photos that are given with few pixels.
         coarse_size: how few, along a side; 0 for as many as the diffusion has.
@@ -39,6 +43,7 @@ class DrawConfig:
     context_as_novel: float = 0.2
     two_contexts: float = 0.15
     photos: int = 0
+    cropped_photos: float = 0.0
     photometric: float = 1.0
     coarse_photos: float = 0.0
     coarse_size: int = 0
@@ -144,6 +149,8 @@ class GroupPool:
             view = torch.randint(views, (batch,), generator=generator, device=self.device)
             picked = {name: value[group, view][:, None] for name, value in self._tensors.items()}
         picked = _mirrored(picked, torch.rand(batch, generator=generator, device=self.device) < 0.5)
+        if config.cropped_photos:
+            picked = _some_cropped(picked, config.cropped_photos, generator)
         images = _normalised(picked["images"])
         images = photograph(images, generator=generator, strength=config.photometric)[:, 0]
         images = _some_coarse(images, config, generator)
@@ -175,6 +182,36 @@ def _some_coarse(images: Tensor, config: DrawConfig, generator: torch.Generator)
     blurred = functional.interpolate(few, size=(size, size), mode="bilinear", align_corners=False)
     chosen = torch.rand(len(images), generator=generator, device=images.device) < config.coarse_photos
     return torch.where(chosen[:, None, None, None], blurred, images)
+
+
+def _some_cropped(picked: dict[str, Tensor], share: float, generator: torch.Generator) -> dict[str, Tensor]:
+    """A share of single views (batch, 1, ...) become a square part of themselves, as large as before."""
+    device, count = picked["images"].device, len(picked["images"])
+    chosen, side, *places = torch.rand(4, count, generator=generator, device=device)
+    side = torch.where(chosen < share, SMALLEST_CROP + (1 - SMALLEST_CROP) * side, torch.ones_like(side))
+    middle = torch.stack([(1 - side) * (2 * place - 1) for place in places], dim=-1)  # NDC, (batch, 2)
+    images = picked["images"][:, 0].permute(0, 3, 1, 2).float()
+    cropped = functional.grid_sample(
+        images, _crop_grid(middle, side, images.shape[-1]), align_corners=False, padding_mode="border"
+    )
+    depths = picked["depths"]
+    nearest = functional.grid_sample(
+        depths.float(), _crop_grid(middle, side, depths.shape[-1]), mode="nearest", align_corners=False
+    )
+    return picked | {
+        "images": cropped.round().to(torch.uint8).permute(0, 2, 3, 1)[:, None],
+        "depths": nearest.to(depths.dtype),
+        "focal_length": picked["focal_length"] / side[:, None],
+        "principal": (picked["principal"] - middle[:, None]) / side[:, None, None],
+    }
+
+
+def _crop_grid(middle: Tensor, side: Tensor, size: int) -> Tensor:
+    """(batch, size, size, 2) where `grid_sample` finds the pixels of squares with such middles (NDC)."""
+    steps = (2 * torch.arange(size, device=side.device) + 1) / size - 1  # rightwards and down, unlike NDC
+    across = side[:, None] * steps - middle[:, :1]
+    down = side[:, None] * steps - middle[:, 1:]
+    return torch.stack(torch.broadcast_tensors(across[:, None], down[:, :, None]), dim=-1)
 
 
 def _assemble(

@@ -52,6 +52,8 @@ class TrainRooms:
     """Photos whose depth alone is learned, for each scene of a step."""
     coarse_photos: float = 0.4
     """Share of photos that are given with as few pixels as the views that are sampled."""
+    cropped_photos: float = 0.0
+    """Share of these photos that show a part of the view alone, as through a longer lens."""
     transformers: int = 0
     """Transformer blocks at the coarsest level; a model to start from gets what it has less of them."""
     size: int = 128
@@ -96,8 +98,10 @@ class TrainRooms:
             check_at_least(f"--{option.replace('_', '-')}", getattr(self, option), 0)
         for option in ("batch_size", "workers", "pool", "pool_warmup"):
             check_at_least(f"--{option.replace('_', '-')}", getattr(self, option), 1)
-        if not 0 <= self.coarse_photos <= 1:
-            raise UserError(f"--coarse-photos must lie in [0, 1], got {self.coarse_photos}")
+        for option in ("coarse_photos", "cropped_photos"):
+            value = getattr(self, option)
+            if not 0 <= value <= 1:
+                raise UserError(f"--{option.replace('_', '-')} must lie in [0, 1], got {value}")
         if (self.photos or self.reading_minutes) and not self.depth_supervision:
             raise UserError("--photos and --reading-minutes learn depths: leave out --no-depth-supervision")
         if self.fine_minutes and self.size % 128:
@@ -120,7 +124,9 @@ class TrainRooms:
             pool_groups=self.pool, pool_warmup=self.pool_warmup, render_seconds=self.render_seconds,
             reading_minutes=self.reading_minutes, fine_minutes=self.fine_minutes, view_size=self.size,
             depth_supervision=self.depth_supervision, muon=self.muon,
-            draw=DrawConfig(photos=self.photos, coarse_photos=self.coarse_photos),
+            draw=DrawConfig(
+                photos=self.photos, coarse_photos=self.coarse_photos, cropped_photos=self.cropped_photos
+            ),
             denoiser=DenoiserConfig(
                 transformers=self.transformers, tells_doubt=self.photos > 0 or self.reading_minutes > 0
             ),
