@@ -424,7 +424,7 @@ def test_training_gets_its_options_and_ends_with_one_line_of_json(capsys, monkey
     assert main(["train", "rooms", "-o", str(tmp_path / "other"), *more]) == 0
     assert (runs[1].depth_supervision, runs[1].draw.photos, run.draw.photos) == (True, 4, 0)
     assert (runs[1].draw.coarse_photos, runs[1].draw.cropped_photos) == (0.2, 0.3)
-    assert run.draw.cropped_photos == 0
+    assert run.draw.cropped_photos == 0.25
     assert (runs[1].denoiser.transformers, runs[1].denoiser.tells_doubt) == (3, True)
     detail = ["--minutes", "0", "--fine-minutes", "2"]
     assert main(["train", "rooms", "-o", str(tmp_path / "detail"), *detail]) == 0

@@ -52,8 +52,8 @@ class TrainRooms:
     """Photos whose depth alone is learned, for each scene of a step."""
     coarse_photos: float = 0.4
     """Share of photos that are given with as few pixels as the views that are sampled."""
-    cropped_photos: float = 0.0
-    """Share of these photos that show a part of the view alone, as through a longer lens."""
+    cropped_photos: float = 0.25
+    """Share of the photos of --photos that show a part of the view alone, as through a longer lens."""
     transformers: int = 0
     """Transformer blocks at the coarsest level; a model to start from gets what it has less of them."""
     size: int = 128
