@@ -453,6 +453,26 @@ def test_an_evaluation_ends_with_one_line_of_json(capsys, monkeypatch, tmp_path,
     assert main([*command, "--overwrite"]) == 0
 
 
+def test_the_stereo_evaluation_has_defaults_of_its_own(capsys, monkeypatch, tmp_path, fake_model):
+    given = {}
+
+    def evaluate_stereo(pipeline, pair, **options):
+        given.update(options)
+        return {"depth_order": 0.8}
+
+    monkeypatch.setattr("scenediff.datasets.stereo.motorcycle", lambda: None)
+    monkeypatch.setattr("scenediff.tools.evaluate_stereo.evaluate_stereo", evaluate_stereo)
+    assert main(["eval", "stereo", "--size", "256"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"depth_order": 0.8}
+    assert (given["samples"], given["steps"], given["size"], given["output"]) == (4, 8, 256, None)
+
+    def missing():
+        raise ImportError("skimage")
+
+    monkeypatch.setattr("scenediff.datasets.stereo.motorcycle", missing)
+    fails(capsys, ["eval", "stereo"], "scikit-image")
+
+
 # --- outputs that are there whole or not at all ------------------------------------------------------
 
 

@@ -50,6 +50,7 @@ COMMANDS = {
     "data assets": Command("build the pack of furniture for rooms", "scenediff.cli.data", "DataAssets"),
     "eval rooms": Command("measure a model on rendered rooms", "scenediff.cli.evaluate", "EvalRooms"),
     "eval capture": Command("measure a model on posed photos", "scenediff.cli.evaluate", "EvalCapture"),
+    "eval stereo": Command("measure a model on a real stereo pair", "scenediff.cli.evaluate", "EvalStereo"),
     "eval inversion": Command(
         "measure the inversion of a generator", "scenediff.cli.evaluate_inversion", "EvalInversion"
     ),

@@ -111,6 +111,33 @@ class EvalCapture(Evaluation):
         say_json(figures)
 
 
+@dataclass(frozen=True)
+class EvalStereo(Evaluation):
+    """Measures a model on a real stereo pair with measured disparity, scikit-image's motorcycle in a garage.
+
+    Scenes sampled from the left photo are seen from where the right one was taken, beside the left photo
+    moved by the true median disparity, and their depths are compared with the measured ones.
+    """
+
+    samples: int = 4
+    """Scenes sampled from the photo, 2 or more."""
+    steps: int = 8
+    """Denoising steps."""
+
+    def run(self) -> None:
+        """Checks everything, then samples and measures."""
+        with self.prepared() as (pipeline, options):
+            from scenediff.datasets.stereo import motorcycle
+            from scenediff.tools.evaluate_stereo import evaluate_stereo
+
+            try:
+                pair = motorcycle()
+            except ImportError as error:
+                raise UserError("eval stereo needs scikit-image: pip install scikit-image") from error
+            figures = evaluate_stereo(pipeline, pair, **options)
+        say_json(figures)
+
+
 @contextmanager
 def evaluation_folder(output: Path | None, *, overwrite: bool) -> Iterator[Path | None]:
     """Where an evaluation writes to, see `output_folder`; None if nothing is wanted."""
