@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from scenediff.datasets.stereo import StereoPair, motorcycle
+from scenediff.networks.pixel_denoiser import map_size
 from scenediff.renderers.depth_maps import unproject
 from scenediff.renderers.pixel_field import project
-from scenediff.tools.evaluate_stereo import evaluate_stereo, ordered, rounded, shifted_left
+from scenediff.tools.evaluate_stereo import evaluate_stereo, ordered, shifted_left
 
 
 @pytest.fixture(scope="module")
@@ -121,5 +122,5 @@ def test_figures_of_scenes_that_are_known(tmp_path: Path, samples: int) -> None:
 
 
 def test_sizes_keep_their_shape() -> None:
-    assert rounded((497, 741), 64) == (64, 95)
-    assert rounded((741, 497), 64, multiple=8) == (96, 64)
+    assert map_size((497, 741), 64, multiple=1) == (64, 95)
+    assert map_size((741, 497), 64, multiple=8) == (96, 64)

@@ -13,6 +13,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from scenediff.datasets.stereo import StereoPair
+from scenediff.networks.pixel_denoiser import map_size, resize
 from scenediff.sampling import SEED_STRIDE
 from scenediff.tools.comparison import depth_picture, grid
 from scenediff.tools.metrics import (
@@ -41,16 +42,16 @@ def evaluate_stereo(
         output: folder for `metrics.json` and a picture; None to write nothing.
     """
     left, right = (cameras.to(pipeline.device) for cameras in pair.cameras())
-    shape = rounded(pair.size, size)
-    sampled = rounded(pair.size, pipeline.defaults.size, multiple=8)
-    images, depths = [], []
+    shape = map_size(pair.size, size, multiple=1)
+    sampled = map_size(pair.size, pipeline.defaults.size)
+    renderings = []
     for index in tqdm(range(samples), desc="sampling", unit="sample"):
         (scene,) = pipeline.sample_views(
             pair.left.to(pipeline.device), left, right, 1, steps=steps, guidance_scale=guidance_scale,
             seed=seed + SEED_STRIDE * index, size=sampled,
         )  # fmt: skip
-        images.append(scene.render(right, shape).image.cpu())
-        depths.append(scene.render(left, pair.size).depth.cpu())
+        renderings.append((scene.render(right, shape).image.cpu(), scene.render(left, pair.size).depth.cpu()))
+    images, depths = map(torch.cat, zip(*renderings, strict=True))
     figures = stereo_figures(pair, images, depths)
     if output is not None:
         folder = Path(output)
@@ -60,21 +61,17 @@ def evaluate_stereo(
     return figures
 
 
-def stereo_figures(pair: StereoPair, images: list[Tensor], depths: list[Tensor]) -> dict[str, float | int]:
-    """Of renderings (1, 3, h, w) at the right camera and of full-size depths at the left one."""
-    shape = image_size(images[0])
-    truth, shifted = resized(pair.right, shape), resized(shifted_left(pair), shape)
-    known = pair.depth > 0
-    network = EfficientNetLite0()
-    perceptual = perceptual_efficientnet_lite0(torch.stack([*images, shifted]), truth, network)[:, 0]
-    scores = torch.stack([psnr(image, truth)[0] for image in images])
-    orders = torch.stack([ordered(depth, pair.depth) for depth in depths])
-    off, off_scaled = (
-        torch.cat([depth_error(depth, pair.depth, known, scaled=scaled) for depth in depths])
-        for scaled in (False, True)
-    )
+def stereo_figures(pair: StereoPair, images: Tensor, depths: Tensor) -> dict[str, float | int]:
+    """Of (samples, 3, h, w) images at the right camera and (samples, 1, H, W) depths at the left one."""
+    shape, depth = image_size(images), pair.depth
+    right, shifted = resize(pair.right, shape), resize(shifted_left(pair), shape)
+    versions = torch.cat([images, shifted])
+    scores = psnr(versions, right)
+    perceptual = perceptual_efficientnet_lite0(versions[:, None], right, EfficientNetLite0())[:, 0]
+    orders = torch.stack([ordered(one, depth) for one in depths])
+    off, off_scaled = (depth_error(depths, depth, depth > 0, scaled=scaled) for scaled in (False, True))
     figures = {
-        "psnr_sample": scores.mean(), "psnr_worst_sample": scores.min(), "psnr_shifted": psnr(shifted, truth),
+        "psnr_sample": scores[:-1].mean(), "psnr_worst_sample": scores[:-1].min(), "psnr_shifted": scores[-1],
         "perceptual_sample": perceptual[:-1].mean(), "perceptual_worst_sample": perceptual[:-1].max(),
         "perceptual_shifted": perceptual[-1],
         "depth_order": orders.mean(), "depth_order_worst_sample": orders.min(),
@@ -83,14 +80,14 @@ def stereo_figures(pair: StereoPair, images: list[Tensor], depths: list[Tensor])
     return {"samples": len(images)} | {name: round(float(value), 4) for name, value in figures.items()}
 
 
-def comparison(pair: StereoPair, images: list[Tensor], depths: list[Tensor]) -> Image.Image:
+def comparison(pair: StereoPair, images: Tensor, depths: Tensor) -> Image.Image:
     """Both photos, the moved one and the first samples, and the true and the first sample's depth."""
-    shape = image_size(images[0])
+    shape, truth = image_size(images), pair.depth
     photos = {"left": pair.left, "right": pair.right, "left, shifted": shifted_left(pair)}
-    pictures = {name: resized(photo, shape) for name, photo in photos.items()}
-    pictures |= {f"sample {index + 1}": image for index, image in enumerate(images[:4])}
-    near, far = torch.where(pair.depth > 0, pair.depth, torch.inf).amin((1, 2, 3)), pair.depth.amax((1, 2, 3))
-    for name, depth in (("depth", pair.depth), ("its depth", depths[0])):
+    pictures = {name: resize(photo, shape) for name, photo in photos.items()}
+    pictures |= {f"sample {index + 1}": image[None] for index, image in enumerate(images[:4])}
+    near, far = torch.where(truth > 0, truth, torch.inf).amin((1, 2, 3)), truth.amax((1, 2, 3))
+    for name, depth in (("depth", truth), ("its depth", depths[:1])):
         pictures[name] = depth_picture(functional.interpolate(depth, size=shape, mode="nearest"), near, far)
     return grid(pictures, slice(0, 1))
 
@@ -106,7 +103,7 @@ def ordered(depth: Tensor, truth: Tensor) -> Tensor:
     """Share of random pairs of pixels, where the truth is known and differs, whose order in depth is right.
 
     Args:
-        depth, truth: (1, 1, height, width) metres; the truth is 0 where unknown.
+        depth, truth: metres for the same pixels; the truth is 0 where unknown.
     """
     known = truth.flatten().nonzero()[:, 0]
     generator = torch.Generator().manual_seed(ORDER_SEED)
@@ -115,14 +112,3 @@ def ordered(depth: Tensor, truth: Tensor) -> Tensor:
         (values.flatten()[first] - values.flatten()[second]).sign() for values in (truth, depth)
     )
     return (wanted == found)[wanted != 0].double().mean()
-
-
-def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Antialiased."""
-    return functional.interpolate(image, size=size, mode="bilinear", antialias=True)
-
-
-def rounded(size: tuple[int, int], short_side: int, multiple: int = 1) -> tuple[int, int]:
-    """A size of the same shape with a given shorter side, in whole multiples."""
-    height, width = (round(side * short_side / min(size) / multiple) * multiple for side in size)
-    return height, width

@@ -126,14 +126,15 @@ class EvalStereo(Evaluation):
 
     def run(self) -> None:
         """Checks everything, then samples and measures."""
+        from scenediff.datasets.stereo import motorcycle
+
+        try:
+            pair = motorcycle()
+        except ImportError as error:
+            raise UserError("eval stereo needs scikit-image: pip install scikit-image") from error
         with self.prepared() as (pipeline, options):
-            from scenediff.datasets.stereo import motorcycle
             from scenediff.tools.evaluate_stereo import evaluate_stereo
 
-            try:
-                pair = motorcycle()
-            except ImportError as error:
-                raise UserError("eval stereo needs scikit-image: pip install scikit-image") from error
             figures = evaluate_stereo(pipeline, pair, **options)
         say_json(figures)
 
