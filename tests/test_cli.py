@@ -382,6 +382,7 @@ def test_wrong_options_of_training(capsys, tmp_path, photo):
     fails(capsys, ["train", "rooms", "-o", run, "--transformers", "-1"], "--transformers")
     fails(capsys, ["train", "rooms", "-o", run, "--coarse-photos", "1.5"], "--coarse-photos")
     fails(capsys, ["train", "rooms", "-o", run, "--cropped-photos", "-0.1"], "--cropped-photos", "-0.1")
+    fails(capsys, ["train", "rooms", "-o", run, "--cropped-contexts", "2"], "--cropped-contexts", "2")
     without = ["--photos", "4", "--no-depth-supervision"]
     fails(capsys, ["train", "rooms", "-o", run, *without], "--photos", "--no-depth-supervision")
     fails(capsys, ["train", "rooms", "-o", run, "--size", "100"], "--size", "64")
@@ -421,10 +422,12 @@ def test_training_gets_its_options_and_ends_with_one_line_of_json(capsys, monkey
     assert not run.depth_supervision
     assert (run.denoiser.transformers, run.denoiser.tells_doubt) == (0, False)
     more = ["--photos", "4", "--coarse-photos", "0.2", "--cropped-photos", "0.3", "--transformers", "3"]
+    more += ["--cropped-contexts", "0.1"]
     assert main(["train", "rooms", "-o", str(tmp_path / "other"), *more]) == 0
     assert (runs[1].depth_supervision, runs[1].draw.photos, run.draw.photos) == (True, 4, 0)
     assert (runs[1].draw.coarse_photos, runs[1].draw.cropped_photos) == (0.2, 0.3)
-    assert run.draw.cropped_photos == 0.25
+    assert (run.draw.cropped_photos, run.draw.cropped_contexts) == (0.25, 0)
+    assert runs[1].draw.cropped_contexts == 0.1
     assert (runs[1].denoiser.transformers, runs[1].denoiser.tells_doubt) == (3, True)
     detail = ["--minutes", "0", "--fine-minutes", "2"]
     assert main(["train", "rooms", "-o", str(tmp_path / "detail"), *detail]) == 0

@@ -32,6 +32,7 @@ class DrawConfig:
         photos: further photos of a batch, for each of its pairs, whose depths alone are learned.
         cropped_photos: share of these that show a part of the view alone, as if seen through a longer lens
             or cut out.
+        cropped_contexts: share of first context views that do.
         photometric: strength of the photographic effects.
         coarse_photos: share of photos that are given with few pixels.
         coarse_size: how few, along a side; 0 for as many as the diffusion has.
@@ -44,6 +45,7 @@ class DrawConfig:
     two_contexts: float = 0.15
     photos: int = 0
     cropped_photos: float = 0.0
+    cropped_contexts: float = 0.0
     photometric: float = 1.0
     coarse_photos: float = 0.0
     coarse_size: int = 0
@@ -131,6 +133,8 @@ class GroupPool:
             order = torch.rand(batch, views, generator=generator, device=self.device).argsort(1)[:, : 3 + two]
             picked = {name: value[group[:, None], order] for name, value in self._tensors.items()}
         picked = _mirrored(picked, torch.rand(batch, generator=generator, device=self.device) < 0.5)
+        if config.cropped_contexts:
+            picked = _some_cropped(picked, config.cropped_contexts, generator)
         images = _normalised(picked["images"])  # (batch, roles, 3, S, S)
         sensors = (0, 3) if two else (0,)
         images = photograph(images, sensor_views=sensors, generator=generator, strength=config.photometric)
@@ -185,7 +189,7 @@ def _some_coarse(images: Tensor, config: DrawConfig, generator: torch.Generator)
 
 
 def _some_cropped(picked: dict[str, Tensor], share: float, generator: torch.Generator) -> dict[str, Tensor]:
-    """A share of single views (batch, 1, ...) become a square part of themselves, as large as before."""
+    """The first views of a share of elements (batch, views, ...) become square parts, as large as before."""
     device, count = picked["images"].device, len(picked["images"])
     chosen, side, *places = torch.rand(4, count, generator=generator, device=device)
     side = torch.where(chosen < share, SMALLEST_CROP + (1 - SMALLEST_CROP) * side, torch.ones_like(side))
@@ -194,16 +198,17 @@ def _some_cropped(picked: dict[str, Tensor], share: float, generator: torch.Gene
     cropped = functional.grid_sample(
         images, _crop_grid(middle, side, images.shape[-1]), align_corners=False, padding_mode="border"
     )
-    depths = picked["depths"]
+    depths = picked["depths"][:, :1]
     nearest = functional.grid_sample(
         depths.float(), _crop_grid(middle, side, depths.shape[-1]), mode="nearest", align_corners=False
     )
-    return picked | {
+    first = {
         "images": cropped.round().to(torch.uint8).permute(0, 2, 3, 1)[:, None],
         "depths": nearest.to(depths.dtype),
-        "focal_length": picked["focal_length"] / side[:, None],
-        "principal": (picked["principal"] - middle[:, None]) / side[:, None, None],
+        "focal_length": picked["focal_length"][:, :1] / side[:, None],
+        "principal": (picked["principal"][:, :1] - middle[:, None]) / side[:, None, None],
     }
+    return picked | {name: torch.cat([part, picked[name][:, 1:]], dim=1) for name, part in first.items()}
 
 
 def _crop_grid(middle: Tensor, side: Tensor, size: int) -> Tensor:

@@ -54,6 +54,8 @@ class TrainRooms:
     """Share of photos that are given with as few pixels as the views that are sampled."""
     cropped_photos: float = 0.25
     """Share of the photos of --photos that show a part of the view alone, as through a longer lens."""
+    cropped_contexts: float = 0.0
+    """Share of the scenes whose photo does."""
     transformers: int = 0
     """Transformer blocks at the coarsest level; a model to start from gets what it has less of them."""
     size: int = 128
@@ -98,7 +100,7 @@ class TrainRooms:
             check_at_least(f"--{option.replace('_', '-')}", getattr(self, option), 0)
         for option in ("batch_size", "workers", "pool", "pool_warmup"):
             check_at_least(f"--{option.replace('_', '-')}", getattr(self, option), 1)
-        for option in ("coarse_photos", "cropped_photos"):
+        for option in ("coarse_photos", "cropped_photos", "cropped_contexts"):
             value = getattr(self, option)
             if not 0 <= value <= 1:
                 raise UserError(f"--{option.replace('_', '-')} must lie in [0, 1], got {value}")
@@ -125,7 +127,8 @@ class TrainRooms:
             reading_minutes=self.reading_minutes, fine_minutes=self.fine_minutes, view_size=self.size,
             depth_supervision=self.depth_supervision, muon=self.muon,
             draw=DrawConfig(
-                photos=self.photos, coarse_photos=self.coarse_photos, cropped_photos=self.cropped_photos
+                photos=self.photos, coarse_photos=self.coarse_photos,
+                cropped_photos=self.cropped_photos, cropped_contexts=self.cropped_contexts,
             ),
             denoiser=DenoiserConfig(
                 transformers=self.transformers, tells_doubt=self.photos > 0 or self.reading_minutes > 0
