@@ -23,9 +23,7 @@ from torch import Tensor
 from scenediff.cores import on_cores
 from scenediff.forward import Observation
 from scenediff.networks.both_ways import read_both_ways
-from scenediff.networks.fine_denoiser import FineDenoiser, finer_schedule
 from scenediff.networks.pixel_denoiser import (
-    SIDES,
     DenoiserConfig,
     PixelDenoiser,
     ReadPhoto,
@@ -42,7 +40,6 @@ from scenediff.renderers.pixel_field import (
 )
 from scenediff.renderers.seen import render_scene
 from scenediff.sampling import (
-    COARSE_BLOCK,
     SEED_STRIDE,
     calm_coarse,
     draw_noise,
@@ -145,19 +142,6 @@ class ScenePipeline:
         self.renderer.chunk_rays = rays_at_a_time(device)
         return self
 
-    def without_fine_level(self) -> ScenePipeline:
-        """The model that its fine level was added to, with the same weights; itself where there is none."""
-        if not isinstance(self.denoiser, FineDenoiser):
-            return self
-        scheduler = DDPMScheduler(**schedule_of(self.scheduler))
-        defaults = replace(self.defaults, size=self.defaults.size // self.denoiser.fineness)
-        return ScenePipeline(self.denoiser.coarse_level(), scheduler, defaults)
-
-    def for_images(self, short_side: int) -> ScenePipeline:
-        """The model for renderings of so many pixels: the fine level rests where half of them will do."""
-        coarse = self.without_fine_level()
-        return coarse if short_side <= coarse.defaults.size else self
-
     def __call__(
         self,
         photo: Any,
@@ -196,9 +180,7 @@ class ScenePipeline:
         known = self._read(_photo_observation(image, look_ahead(1, fov_degrees, device=self.device)))
         distance = float(known.reading.log_depth.exp().median())
         targets = views_around(distance, self.defaults.targets, known.view.cameras)
-        size = map_size(
-            (image.shape[-2], image.shape[-1]), self.defaults.size, SIDES * self.denoiser.fineness
-        )
+        size = map_size((image.shape[-2], image.shape[-1]), self.defaults.size)
         seeds = [seed + index for index in range(num_samples)]
         # a GPU takes all at once, a CPU one for each core
         groups = [[one] for one in seeds] if self.device.type == "cpu" else [seeds]
@@ -251,7 +233,7 @@ class ScenePipeline:
         guidance_scale = self.defaults.guidance_scale if guidance_scale is None else guidance_scale
         count = len(context_image)
         photo = _photo_observation(context_image, context_cameras)
-        known = self._read(photo, min(size) // self.denoiser.fineness)
+        known = self._read(photo, min(size))
         return [
             self._sample(
                 known, [target_cameras],
@@ -283,8 +265,7 @@ class ScenePipeline:
         sources = generators(seeds)
         noises = [
             calm_coarse(
-                draw_noise((3, *size), sources, photo.image.device), self.defaults.coarse_temperature,
-                COARSE_BLOCK * self.denoiser.fineness,
+                draw_noise((3, *size), sources, photo.image.device), self.defaults.coarse_temperature
             )
             for _ in targets
         ]
@@ -296,7 +277,8 @@ class ScenePipeline:
                 guidance_scale=guidance_scale, temperature=self.defaults.temperature,
                 step_generators=sources, callback=advance,
             )
-        return SceneBatch(map_signal(drawn.signal, Tensor.float), self.renderer, drawn.observations)
+            signal = self.denoiser.enlarged(drawn.signal)
+        return SceneBatch(map_signal(signal, Tensor.float), self.renderer, drawn.observations)
 
     def _at_own_scales(self, photo: ReadPhoto, seeds: Sequence[int]) -> ReadPhoto:
         """The photo with its depths scaled for each sample, where the defaults want it; see `doubt`."""
@@ -316,7 +298,7 @@ class ScenePipeline:
         Args:
             short_side: of the maps, pixels; that of the model by default.
         """
-        short_side = short_side or self.defaults.size // self.denoiser.fineness
+        short_side = short_side or self.defaults.size
         with precision_on(self.device):
             if self.defaults.both_ways:
                 reading = read_both_ways(self.denoiser, photo, short_side)
@@ -366,23 +348,16 @@ def build_model(
     renderer = PixelFieldRenderer(field or FieldConfig())
     scheduler = DDPMScheduler(**(schedule or DEFAULT_SCHEDULE))
     config = denoiser or DenoiserConfig()
-    if config.fine:
-        return FineDenoiser(config, renderer, scheduler).eval(), finer_schedule(scheduler)
     return PixelDenoiser(config, renderer).eval(), scheduler
 
 
-def rebuilt(pipeline: ScenePipeline, config: DenoiserConfig, size: int | None = None) -> ScenePipeline:
-    """A model with other parts: those that both have keep their weights, new ones are untrained.
-
-    Args:
-        size: resolution of its diffusion, if that is another.
-    """
+def rebuilt(pipeline: ScenePipeline, config: DenoiserConfig) -> ScenePipeline:
+    """A model with other parts: those that both have keep their weights, new ones are untrained."""
     old = pipeline.denoiser.state_dict()
     denoiser, scheduler = build_model(config, pipeline.renderer.config, schedule_of(pipeline.scheduler))
     wanted = denoiser.state_dict()
     denoiser.load_state_dict(wanted | {name: value for name, value in old.items() if name in wanted})
-    defaults = replace(pipeline.defaults, size=size or pipeline.defaults.size)
-    return ScenePipeline(denoiser, scheduler, defaults).to(pipeline.device)
+    return ScenePipeline(denoiser, scheduler, pipeline.defaults).to(pipeline.device)
 
 
 def schedule_of(scheduler: DDPMScheduler) -> dict[str, Any]:

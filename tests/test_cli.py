@@ -16,12 +16,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
-from tiny_pipeline import tiny_pipeline
 
 from scenediff.cli import COMMANDS, main
 from scenediff.cli.folders import output_file, output_folder
 from scenediff.cli.sample import distinct_names, is_run_folder
-from scenediff.tools.train_fine_level import with_fine_level
 
 
 @dataclass(frozen=True)
@@ -386,19 +384,13 @@ def test_wrong_options_of_training(capsys, tmp_path, photo):
     without = ["--photos", "4", "--no-depth-supervision"]
     fails(capsys, ["train", "rooms", "-o", run, *without], "--photos", "--no-depth-supervision")
     fails(capsys, ["train", "rooms", "-o", run, "--size", "100"], "--size", "64")
-    fails(capsys, ["train", "rooms", "-o", run, "--fine-minutes", "-1"], "--fine-minutes")
-    fails(capsys, ["train", "rooms", "-o", run, "--fine-minutes", "1", "--size", "64"], "--size", "128")
+    fails(capsys, ["train", "rooms", "-o", run, "--enlarging-minutes", "-1"], "--enlarging-minutes")
+    small = ["--enlarging-minutes", "1", "--size", "64"]
+    fails(capsys, ["train", "rooms", "-o", run, *small], "--size", "128")
     fails(capsys, ["train", "rooms", "-o", run, "--resume"], "--resume")
     fails(capsys, ["train", "rooms", "-o", tmp_path], tmp_path, "not empty")
     fails(capsys, ["train", "rooms", "-o", run, "--checkpoint", tmp_path / "none"], "none")
     assert left_in(tmp_path) == {"room.png"}
-
-
-def test_a_fine_level_is_not_left_behind(capsys, tmp_path):
-    with_fine_level(tiny_pipeline(), 16).save(tmp_path / "fine")
-    run = tmp_path / "run"
-    fails(capsys, ["train", "rooms", "-o", run, "--checkpoint", tmp_path / "fine"], "--fine-minutes")
-    assert left_in(tmp_path) == {"fine"}
 
 
 def test_training_gets_its_options_and_ends_with_one_line_of_json(capsys, monkeypatch, tmp_path):
@@ -429,9 +421,9 @@ def test_training_gets_its_options_and_ends_with_one_line_of_json(capsys, monkey
     assert (run.draw.cropped_photos, run.draw.cropped_contexts) == (0.25, 0)
     assert runs[1].draw.cropped_contexts == 0.1
     assert (runs[1].denoiser.transformers, runs[1].denoiser.tells_doubt) == (3, True)
-    detail = ["--minutes", "0", "--fine-minutes", "2"]
+    detail = ["--minutes", "0", "--enlarging-minutes", "2"]
     assert main(["train", "rooms", "-o", str(tmp_path / "detail"), *detail]) == 0
-    assert (runs[2].train.minutes, runs[2].fine_minutes, run.fine_minutes) == (0, 2, 0)
+    assert (runs[2].train.minutes, runs[2].enlarging_minutes, run.enlarging_minutes) == (0, 2, 0)
 
 
 def test_wrong_options_of_the_evaluations(capsys, tmp_path):

@@ -57,8 +57,7 @@ def evaluate_rooms(
     Args:
         pipeline: offers `sample_views`, `deterministic` and `device`, as `scenediff.load` returns it.
         rooms: how many; each gives a photo, a target view and a novel view.
-        size: pixels of a side of what is compared; scenes are sampled at the model's own resolution,
-            or, if that is twice theirs, without its fine level.
+        size: pixels of a side of what is compared; scenes are sampled at the model's own resolution.
         steps, samples, seed, guidance_scale, chunk: see `Sampling`.
         output: folder for `metrics.json` and pictures; None to write nothing.
         sharp_rooms: rooms whose photo is also given with 384 pixels a side; 0 to leave that out.

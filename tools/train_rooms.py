@@ -26,7 +26,7 @@ from scenediff.networks.reading import PhotoReading, ReadingBeside
 from scenediff.networks.regularizers import DepthSupervision, DirectImage, KeptRenderings, SampledDepth
 from scenediff.pipeline import SamplingDefaults, ScenePipeline, build_model, load, precision_on, rebuilt
 from scenediff.renderers.pixel_field import FieldConfig
-from scenediff.tools.train_fine_level import FINE_WIDTH, learn_detail, with_fine_level
+from scenediff.tools.train_super_resolution import learn_super_resolution
 from scenediff.tools.trials import group_views
 from scenediff.training import TrainConfig, TrainingStep, train
 
@@ -53,9 +53,8 @@ class RoomsRun:
         reading_minutes: length of a first stage that only learns the depth of single photos, fine-tuning the
             image features too; 0 for none.
         reading_factor: photos in a step of it, for each pair in a step of the rest.
-        fine_minutes: length of a last stage that adds detail at twice the resolution and leaves all else as
-            it is, see `learn_detail`; 0 for none.
-        fine_rate: peak of its learning rate.
+        enlarging_minutes: length of a last stage that learns to enlarge sampled views and leaves all else as
+            it is, see `learn_super_resolution`; 0 for none.
         view_size: side of the rendered views, pixels; a multiple of the diffusion's.
         data_seed: of the rooms; change it when training goes on from a checkpoint.
         muon: train the U-Net's matrices with `Muon`, which learns faster from scratch; AdamW trains
@@ -83,8 +82,7 @@ class RoomsRun:
     render_seconds: float = 0.0
     reading_minutes: float = 0.0
     reading_factor: int = 4
-    fine_minutes: float = 0.0
-    fine_rate: float = 1e-3
+    enlarging_minutes: float = 0.0
     view_size: int = 128
     data_seed: int = 1
     muon: bool = False
@@ -105,14 +103,8 @@ def train_rooms(run: RoomsRun, device: torch.device | str) -> dict[str, float]:
 
     Returns:
         figures of the run, the rooms' included.
-
-    Raises:
-        ValueError: the model to start from has a fine level, and there is no stage to adapt it.
     """
-    start = starting_point(run).to(device)
-    pipeline = start.without_fine_level()
-    if pipeline is not start and run.fine_minutes <= 0:
-        raise ValueError(f"{run.init} has a fine level, which must be adapted: fine_minutes must be positive")
+    pipeline = starting_point(run).to(device)
     heldout = render_groups(
         VALIDATION_SEED, max(run.grid_rooms, run.validation_rooms), run.view_size, "heldout"
     )
@@ -136,10 +128,8 @@ def train_rooms(run: RoomsRun, device: torch.device | str) -> dict[str, float]:
                 matrices=hidden_matrices(pipeline, run),
                 on_save=lambda steps: keep(pipeline, step, steps),
             )
-        if run.fine_minutes > 0:
-            learned = None if start is pipeline else start
-            fine = with_fine_level(pipeline, run.denoiser.fine or FINE_WIDTH, learned)
-            figures |= learn_detail(fine, pool, run, keep)
+        if run.enlarging_minutes > 0:
+            figures |= learn_super_resolution(pipeline, pool, run, partial(_keep_grid, heldout, run))
     views = pool.written * heldout.images.shape[1]
     return figures | {"groups_rendered": pool.written, "views_rendered": views}
 
@@ -280,7 +270,7 @@ def starting_point(run: RoomsRun) -> ScenePipeline:
         if not isinstance(pipeline, ScenePipeline):
             raise ValueError(f"{run.init} is of another architecture; only models of rooms train on rooms")
         return grown(pipeline, run.denoiser)
-    denoiser, scheduler = build_model(replace(run.denoiser, fine=0), run.field_config)
+    denoiser, scheduler = build_model(run.denoiser, run.field_config)
     denoiser.backbone.load_imagenet()
     return ScenePipeline(denoiser, scheduler, SamplingDefaults(size=run.draw.size))
 
@@ -306,17 +296,20 @@ def _keep(
 ) -> None:
     """The model, a grid of its samples and how it reads photos, of a run that goes on."""
     step.eval()
-    fine = pipeline.denoiser.fineness > 1
-    pipeline.save(run.output / CHECKPOINT_FOLDER)
-    name = f"grid_{'fine_' if fine else ''}{steps:07d}.png"
-    sample_grid(pipeline, heldout.first(run.grid_rooms)).save(run.output / name)
-    if run.depth_supervision and run.validation_rooms and not fine:
+    _keep_grid(heldout, run, pipeline, f"grid_{steps:07d}.png")
+    if run.depth_supervision and run.validation_rooms:
         line = {"step": steps, **reading_errors(pipeline, pool, heldout, run)}
         with (run.output / "validation.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         logger.warning("depth of photos: %s", line)
     step.train()
     logger.warning("saved at step %d: %s", steps, asdict(run.train))
+
+
+def _keep_grid(heldout: RoomBatch, run: RoomsRun, pipeline: ScenePipeline, name: str) -> None:
+    """The model and a grid of its samples."""
+    pipeline.save(run.output / CHECKPOINT_FOLDER)
+    sample_grid(pipeline, heldout.first(run.grid_rooms)).save(run.output / name)
 
 
 @torch.no_grad()

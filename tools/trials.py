@@ -18,7 +18,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scenediff.datasets.captures import CaptureError, SquareView, centre_square, load_capture
-from scenediff.pipeline import ScenePipeline
 from scenediff.renderers.cameras import perspective_cameras, relative_to
 from scenediff.sampling import SEED_STRIDE
 from scenediff.tools.metrics import psnr, visible_from
@@ -160,12 +159,7 @@ def _stack(squares: list[SquareView], world: PerspectiveCameras, folder: str | P
 
 @torch.no_grad()
 def sample_trials(pipeline: Any, trials: Trials, sampling: Sampling, unit: str) -> Outcome:
-    """Samples scenes for all trials and renders them, a chunk at a time.
-
-    A model with a fine level samples without it for images as small as that, see `ScenePipeline.for_images`.
-    """
-    if isinstance(pipeline, ScenePipeline):
-        pipeline = pipeline.for_images(min(image_size(trials.target.image)))
+    """Samples scenes for all trials and renders them, a chunk at a time."""
     chunk = sampling.chunk or _suitable_chunk(pipeline)
     count = len(trials.photo.image)
     outcomes = []

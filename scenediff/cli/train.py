@@ -25,7 +25,7 @@ class TrainRooms:
     output: OutputFolder
     """Folder of the run."""
     minutes: float = 20.0
-    """Length of the schedule; 0 for --fine-minutes alone."""
+    """Length of the schedule; 0 for --enlarging-minutes alone."""
     max_steps: int = 0
     """Stop after so many steps, if that is earlier; 0 for no limit."""
     batch_size: int = 128
@@ -46,8 +46,8 @@ class TrainRooms:
     """Render rooms only for so long, then train on them alone; 0 renders all the while."""
     reading_minutes: float = 0.0
     """First learn only the depth of single photos, for so long."""
-    fine_minutes: float = 0.0
-    """Last learn only detail, at twice the resolution, for so long."""
+    enlarging_minutes: float = 0.0
+    """Last learn only to enlarge sampled views, to twice their resolution, for so long."""
     photos: int = 0
     """Photos whose depth alone is learned, for each scene of a step."""
     coarse_photos: float = 0.4
@@ -76,14 +76,11 @@ class TrainRooms:
             import torch
             from accelerate import PartialState
 
-            from scenediff.networks.fine_denoiser import FineDenoiser
             from scenediff.pipeline import load
             from scenediff.tools.train_rooms import CHECKPOINT_FOLDER, train_rooms
 
             if self.checkpoint is not None:  # complain while there is no folder yet
-                start = load(self.checkpoint)
-                if isinstance(start.denoiser, FineDenoiser) and not self.fine_minutes:
-                    raise UserError(f"{self.checkpoint} has a fine level: add --fine-minutes to adapt it")
+                load(self.checkpoint)
             self.output.mkdir(parents=True, exist_ok=True)
         process = PartialState(cpu=not torch.cuda.is_available())
         figures = train_rooms(self._settings(process.process_index), process.device)
@@ -93,8 +90,8 @@ class TrainRooms:
         process.destroy_process_group()
 
     def _check(self) -> None:
-        check_at_least("--minutes", self.minutes, 0 if self.fine_minutes else 0.01)
-        for option in ("render_seconds", "reading_minutes", "fine_minutes"):
+        check_at_least("--minutes", self.minutes, 0 if self.enlarging_minutes else 0.01)
+        for option in ("render_seconds", "reading_minutes", "enlarging_minutes"):
             check_at_least(f"--{option.replace('_', '-')}", getattr(self, option), 0)
         for option in ("max_steps", "photos", "transformers", "seed"):
             check_at_least(f"--{option.replace('_', '-')}", getattr(self, option), 0)
@@ -106,8 +103,8 @@ class TrainRooms:
                 raise UserError(f"--{option.replace('_', '-')} must lie in [0, 1], got {value}")
         if (self.photos or self.reading_minutes) and not self.depth_supervision:
             raise UserError("--photos and --reading-minutes learn depths: leave out --no-depth-supervision")
-        if self.fine_minutes and self.size % 128:
-            raise UserError(f"--size must be a multiple of 128 for --fine-minutes, got {self.size}")
+        if self.enlarging_minutes and self.size % 128:
+            raise UserError(f"--size must be a multiple of 128 for --enlarging-minutes, got {self.size}")
         if self.size % 64 or self.size <= 0:
             raise UserError(f"--size must be a multiple of the model's 64 pixels, got {self.size}")
         if self.resume:
@@ -124,7 +121,8 @@ class TrainRooms:
         return RoomsRun(
             self.output, init=self.checkpoint, resume=self.resume, workers=self.workers,
             pool_groups=self.pool, pool_warmup=self.pool_warmup, render_seconds=self.render_seconds,
-            reading_minutes=self.reading_minutes, fine_minutes=self.fine_minutes, view_size=self.size,
+            reading_minutes=self.reading_minutes, view_size=self.size,
+            enlarging_minutes=self.enlarging_minutes,
             depth_supervision=self.depth_supervision, muon=self.muon,
             draw=DrawConfig(
                 photos=self.photos, coarse_photos=self.coarse_photos,

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from scenediff.forward import EncodedContext, Observation
 from scenediff.networks.backbone import STAGE_CHANNELS, ImageNetFeatures
+from scenediff.networks.super_resolution import SuperResolution
 from scenediff.networks.unet import GroupNorm, UNet, embedding_layers, timestep_embedding
 from scenediff.renderers.cameras import CameraView, resized
 from scenediff.renderers.pixel_field import (
@@ -51,7 +52,7 @@ class DenoiserConfig:
             its image estimate shows the context's pixel. 0 leaves all to the noise, as in training.
         transformers: transformer blocks at the coarsest level.
         tells_doubt: whether the network also says how far off a photo's overall scale may be.
-        fine: width of a further level at twice the resolution, see `FineDenoiser`; 0 for none.
+        super_resolution: width of the network that enlarges sampled views; 0 for none.
     """
 
     channels: tuple[int, ...] = (64, 128, 192, 256)
@@ -62,7 +63,7 @@ class DenoiserConfig:
     keep: float = 0.2
     transformers: int = 0
     tells_doubt: bool = False
-    fine: int = 0
+    super_resolution: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,6 @@ class ReadPhoto(Observation):
 class PixelDenoiser(nn.Module):
     """Denoiser (see `scenediff.forward`) whose signals are `FieldSignal`s and whose views `CameraView`s."""
 
-    fineness = 1  # the diffusion's resolution in units of the U-Net's
-
     def __init__(self, config: DenoiserConfig, renderer: PixelFieldRenderer):
         super().__init__()
         self.config, self.renderer = config, renderer
@@ -118,6 +117,8 @@ class PixelDenoiser(nn.Module):
             nn.init.zeros_(self.doubt.weight)
             nn.init.constant_(self.doubt.bias, math.log(TYPICAL_DOUBT))
         self.head = nn.Conv2d(width, field.channels + 1 + 3, 3, padding=1)
+        if config.super_resolution:  # of no use to the diffusion's objective, so that leaves it as it is
+            self.super_resolution = SuperResolution(config.super_resolution).requires_grad_(False)
 
     def encode(
         self, context: Sequence[Observation], target_view: CameraView, drop: Tensor | None = None
@@ -154,22 +155,10 @@ class PixelDenoiser(nn.Module):
     def denoise(
         self, noisy: Tensor, timesteps: Tensor, context: EncodedContext, target_view: CameraView
     ) -> FieldSignal:
-        """The context's field joined by the target view's own features."""
-        maps = self._split(self._target_state(noisy, timesteps, context.extras, target_view))
-        return self._joined(context, target_view, *maps)
-
-    def _target_state(
-        self, noisy: Tensor, timesteps: Tensor, guess: Rendering, target_view: CameraView
-    ) -> Tensor:
-        stem = self.target_stem(target_inputs(noisy, guess, target_view))
-        return self._read(stem, timesteps, role=1)
-
-    def _joined(
-        self, context: EncodedContext, target_view: CameraView, features: Tensor, log_depth: Tensor,
-        image: Tensor,
-    ) -> FieldSignal:
-        """The context's field and the target view's maps, in which what the context saw is kept."""
+        """The context's field joined by the target view's own maps, in which what the context saw is kept."""
         guess: Guess = context.extras
+        stem = self.target_stem(target_inputs(noisy, guess, target_view))
+        features, log_depth, image = self._split(self._read(stem, timesteps, role=1))
         if self._keeps():
             log_depth = torch.lerp(log_depth, guess.surface, guess.seen)
             image = torch.lerp(image, guess.kept.float(), guess.seen)
@@ -180,6 +169,18 @@ class PixelDenoiser(nn.Module):
     def finished(self, signal: FieldSignal, observation: Observation) -> ReadPhoto:
         """A sampled view with what the signal holds of it; read anew, its depths might have another scale."""
         return ReadPhoto(observation.image, observation.view, signal.views[-1])
+
+    @torch.no_grad()
+    def enlarged(self, signal: FieldSignal, photos: int = 1) -> FieldSignal:
+        """A sampled field with the images of its sampled views enlarged, if the model has learned to.
+
+        Args:
+            photos: views that come first and are not sampled.
+        """
+        if not self.config.super_resolution:
+            return signal
+        sampled = (replace(view, image=self.super_resolution(view.image)) for view in signal.views[photos:])
+        return FieldSignal((*signal.views[:photos], *sampled))
 
     def read_photo(
         self, observation: Observation, short_side: int, drop: Tensor | None = None
@@ -224,16 +225,10 @@ class PixelDenoiser(nn.Module):
 
     def _split(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         maps = self.head(state)
-        features, depth, image = split_maps(maps)
+        features, depth, image = maps.split([maps.shape[1] - 4, 1, 3], dim=1)
         near, far = math.log(self.renderer.config.near), math.log(self.renderer.config.far)
         log_depth = (depth.float() + math.log(TYPICAL_DEPTH)).clamp(near, far)
         return features, log_depth, image.float()
-
-
-def split_maps(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Features, log depth and image in the channels of the network's last layer."""
-    features, depth, image = maps.split([maps.shape[1] - 4, 1, 3], dim=1)
-    return features, depth, image
 
 
 def target_channels(field: FieldConfig) -> int:
