@@ -42,10 +42,15 @@ def learn_super_resolution(
     def next_batch(generator: torch.Generator) -> Tensor:
         return pool.draw(run.train.batch_size, draw, generator).target.image
 
-    settings = replace(run.train, minutes=run.enlarging_minutes, save_every_minutes=math.inf)
-    figures = train(objective, next_batch, settings, run.output / "super_resolution")
-    network.load_state_dict(objective.network.state_dict())
-    on_save(larger, "grid_enlarged.png")
+    def keep(_: int) -> None:
+        network.load_state_dict(objective.network.state_dict())
+        on_save(larger, "grid_enlarged.png")
+
+    settings = replace(
+        run.train, minutes=run.enlarging_minutes, save_every_minutes=math.inf,
+        cuda_graphs=False,  # spectral norms change in every step, by themselves
+    )  # fmt: skip
+    figures = train(objective, next_batch, settings, run.output / "super_resolution", on_save=keep)
     return {f"enlarging_{name}": value for name, value in figures.items()}
 
 
