@@ -86,6 +86,11 @@ def linear_to_srgb(light: Tensor) -> Tensor:
     return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light.pow(1 / 2.4) - 0.055)
 
 
+def mean_of_neighbours(images: Tensor) -> Tensor:
+    """Images (batch, channels, height, width), each pixel the mean of 3 x 3; the outermost are repeated."""
+    return F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+
+
 @dataclass(frozen=True)
 class _Draw:
     """Random parameters for a batch, shaped to broadcast against (batch, views, channels, height, width)."""
@@ -151,7 +156,7 @@ def _local_tone(light: Tensor, draw: _Draw) -> Tensor:
     amount = draw.uniform(0, 0.35) * draw.sometimes(0.4)
     luminance = light.mean(2).clamp(min=0)
     coarse = F.adaptive_avg_pool2d(luminance, 8).clamp(min=0.02).log()
-    coarse = F.avg_pool2d(F.pad(coarse, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    coarse = mean_of_neighbours(coarse)
     base = F.interpolate(coarse, light.shape[-2:], mode="bilinear", align_corners=False)
     excess = base - coarse.mean((1, 2, 3))[:, None, None, None]
     return light * torch.exp(-amount * excess[:, :, None])
@@ -227,8 +232,8 @@ def _process(colour: Tensor, draw: _Draw) -> Tensor:
     coarse = draw.uniform(0, 0.7, views=views) * draw.sometimes(0.2, views=views)
     colour = torch.lerp(colour, _half_resolution(colour), coarse)
     halo = draw.uniform(0, 0.8, views=views) * draw.sometimes(0.5, views=views)
-    around = F.pad(colour.flatten(0, 1), (1, 1, 1, 1), mode="replicate")
-    colour = colour + halo * (colour - F.avg_pool2d(around, 3, stride=1).view(colour.shape))
+    around = mean_of_neighbours(colour.flatten(0, 1))
+    colour = colour + halo * (colour - around.view(colour.shape))
     colour = colour.clamp(0, 1)
     # Quality 95 to 60, each equally likely in the logarithm of the tables' scale
     table_scale = 0.1 * torch.exp(draw.uniform(0, math.log(8), views=views))

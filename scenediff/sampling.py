@@ -88,7 +88,7 @@ def laplace_in_turn(seeds: Sequence[int]) -> Tensor:
     return (-centred.sign() * (1 - 2 * centred.abs()).clamp(min=1 / period).log()).float()
 
 
-def calm_coarse(noise: Tensor, factor: float, block: int = COARSE_BLOCK) -> Tensor:
+def calm_coarse(noise: Tensor, factor: float) -> Tensor:
     """Image noise (batch, channels, height, width) whose means over blocks of pixels are scaled.
 
     They hold little of an image's detail but most of its squared error: with a factor below 1 samples differ
@@ -98,9 +98,9 @@ def calm_coarse(noise: Tensor, factor: float, block: int = COARSE_BLOCK) -> Tens
     if factor == 1:
         return noise
     height, width = noise.shape[-2:]
-    coarse = functional.avg_pool2d(noise, block, ceil_mode=True)
+    coarse = functional.avg_pool2d(noise, COARSE_BLOCK, ceil_mode=True)
     for axis in (-2, -1):
-        coarse = coarse.repeat_interleave(block, axis)
+        coarse = coarse.repeat_interleave(COARSE_BLOCK, axis)
     return noise + (factor - 1) * coarse[..., :height, :width]
 
 

@@ -17,7 +17,7 @@ from scenediff.networks.super_resolution import PatchDiscriminator, SuperResolut
 from scenediff.pipeline import ScenePipeline, load, rebuilt
 from scenediff.scene import Scene
 from scenediff.tools.train_rooms import RoomsRun, train_rooms
-from scenediff.tools.train_super_resolution import Enlarging, EnlargingWeights, blurred, enlarging_draw
+from scenediff.tools.train_super_resolution import Enlarging, blurred, enlarging_draw
 from scenediff.training import TrainConfig, train
 
 WIDTH = 8
@@ -124,7 +124,7 @@ def test_blurred_images_keep_their_mean_and_lose_detail() -> None:
 def test_it_learns_to_sharpen(tmp_path: Path) -> None:
     """Edges of random boxes, by pixels alone: soft images come nearer to the truth than plainly enlarged."""
     torch.manual_seed(5)
-    objective = Enlarging(SuperResolution(WIDTH), EnlargingWeights(adversarial=0.0), width=4)
+    objective = Enlarging(SuperResolution(WIDTH), adversarial=0.0, width=4)
 
     def boxes(generator: torch.Generator) -> torch.Tensor:
         corners = torch.rand(8, 3, 2, 1, 1, generator=generator) * 16

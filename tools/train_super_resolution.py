@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from scenediff.datasets.photometric import mean_of_neighbours
 from scenediff.datasets.rooms.pool import DrawConfig, GroupPool
 from scenediff.networks.super_resolution import FACTOR, PatchDiscriminator, SuperResolution
 from scenediff.pipeline import ScenePipeline, rebuilt
@@ -60,19 +61,6 @@ def enlarging_draw(draw: DrawConfig) -> DrawConfig:
     return replace(draw, size=size, target_rays=1, novel_rays=1, photos=0, two_contexts=0, cropped_contexts=0)
 
 
-@dataclass(frozen=True)
-class EnlargingWeights:
-    """Of the objective's terms.
-
-    Attributes:
-        pixels: absolute difference from the true image.
-        adversarial: what the discriminator makes of the enlarged one.
-    """
-
-    pixels: float = 1.0
-    adversarial: float = 0.03
-
-
 class Enlarging(Objective):
     """A `SuperResolution` and its discriminator, trained at once on true images of twice the size.
 
@@ -80,12 +68,15 @@ class Enlarging(Objective):
     (Lim & Ye 2017, arXiv:1705.02894); each network's terms leave the other one alone.
 
     Args:
-        network: to train, in place. weights: of the terms. width: of the discriminator.
+        network: to train, in place.
+        adversarial: weight of what the discriminator makes of an enlarged image, beside the absolute
+            difference from the true one.
+        width: of the discriminator.
     """
 
-    def __init__(self, network: SuperResolution, weights: EnlargingWeights | None = None, width: int = 48):
+    def __init__(self, network: SuperResolution, adversarial: float = 0.03, width: int = 48):
         super().__init__()
-        self.network, self.weights = network, weights or EnlargingWeights()
+        self.network, self.adversarial = network, adversarial
         self.discriminator = PatchDiscriminator(width)
 
     def draw(self, batch: Tensor, context_dropout: float, generator: torch.Generator) -> tuple[Tensor]:
@@ -101,8 +92,8 @@ class Enlarging(Objective):
         self.discriminator.requires_grad_(True)
         real, fake = self.discriminator(batch, small), self.discriminator(image.detach(), small)
         return {
-            "pixels": self.weights.pixels * (image - batch).abs().mean(),
-            "adversarial": -self.weights.adversarial * judged.mean(),
+            "pixels": (image - batch).abs().mean(),
+            "adversarial": -self.adversarial * judged.mean(),
             "discriminator": functional.relu(1 - real).mean() + functional.relu(1 + fake).mean(),
         }
 
@@ -110,5 +101,5 @@ class Enlarging(Objective):
 def blurred(images: Tensor) -> Tensor:
     """Images (batch, 3, height, width) as soft as sampled views are at most."""
     for _ in range(BLURS):
-        images = functional.avg_pool2d(functional.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        images = mean_of_neighbours(images)
     return images

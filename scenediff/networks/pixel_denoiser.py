@@ -124,20 +124,14 @@ class PixelDenoiser(nn.Module):
         self, context: Sequence[Observation], target_view: CameraView, drop: Tensor | None = None
     ) -> EncodedContext:
         """Reads the context views and renders the deterministic field at the target view."""
-        signal = self._read_context(context, min(target_view.size), drop)
-        rendering = self.renderer.render_all(signal, target_view)
-        return EncodedContext(signal, rendering.image, self._guess(rendering, signal, target_view))
-
-    def _read_context(
-        self, context: Sequence[Observation], short_side: int, drop: Tensor | None
-    ) -> FieldSignal:
-        """The deterministic field, of maps of the given short side."""
         views = tuple(
             observation.reading if isinstance(observation, ReadPhoto) and drop is None
-            else self.read_photo(observation, short_side, drop)
+            else self.read_photo(observation, min(target_view.size), drop)
             for observation in context
         )  # fmt: skip
-        return FieldSignal(views)
+        signal = FieldSignal(views)
+        rendering = self.renderer.render_all(signal, target_view)
+        return EncodedContext(signal, rendering.image, self._guess(rendering, signal, target_view))
 
     @torch.no_grad()
     def _guess(self, rendering: Rendering, signal: FieldSignal, target_view: CameraView) -> Guess:
@@ -171,16 +165,13 @@ class PixelDenoiser(nn.Module):
         return ReadPhoto(observation.image, observation.view, signal.views[-1])
 
     @torch.no_grad()
-    def enlarged(self, signal: FieldSignal, photos: int = 1) -> FieldSignal:
-        """A sampled field with the images of its sampled views enlarged, if the model has learned to.
-
-        Args:
-            photos: views that come first and are not sampled.
-        """
+    def enlarged(self, signal: FieldSignal) -> FieldSignal:
+        """A photo's field with the images of its sampled views enlarged, if the model has learned to."""
         if not self.config.super_resolution:
             return signal
-        sampled = (replace(view, image=self.super_resolution(view.image)) for view in signal.views[photos:])
-        return FieldSignal((*signal.views[:photos], *sampled))
+        photo, *sampled = signal.views
+        larger = (replace(view, image=self.super_resolution(view.image)) for view in sampled)
+        return FieldSignal((photo, *larger))
 
     def read_photo(
         self, observation: Observation, short_side: int, drop: Tensor | None = None

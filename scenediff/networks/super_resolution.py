@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
+from scenediff.networks.unet import zero_conv
+
 BLOCKS = 6
 SLOPE = 0.2  # of the discriminator's leaky ReLUs
 FACTOR = 2
@@ -28,9 +30,7 @@ class SuperResolution(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, width, 3, padding=1)
         self.blocks = nn.Sequential(*(_Residual(width) for _ in range(BLOCKS)))
-        self.head = nn.Conv2d(width, 3 * FACTOR**2, 3, padding=1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        self.head = zero_conv(width, 3 * FACTOR**2, 3)
 
     def forward(self, image: Tensor) -> Tensor:
         corrections = self.head(self.blocks(self.stem(image)))  # (batch, 12, height, width)
@@ -43,9 +43,7 @@ class _Residual(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+        self.conv2 = zero_conv(width, width, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(functional.silu(self.conv1(x)))
