@@ -414,12 +414,12 @@ def test_training_gets_its_options_and_ends_with_one_line_of_json(capsys, monkey
     assert not run.depth_supervision
     assert (run.denoiser.transformers, run.denoiser.tells_doubt) == (0, False)
     more = ["--photos", "4", "--coarse-photos", "0.2", "--cropped-photos", "0.3", "--transformers", "3"]
-    more += ["--cropped-contexts", "0.1"]
+    more += ["--cropped-contexts", "0.1", "--perceptual", "0.004"]
     assert main(["train", "rooms", "-o", str(tmp_path / "other"), *more]) == 0
     assert (runs[1].depth_supervision, runs[1].draw.photos, run.draw.photos) == (True, 4, 0)
     assert (runs[1].draw.coarse_photos, runs[1].draw.cropped_photos) == (0.2, 0.3)
     assert (run.draw.cropped_photos, run.draw.cropped_contexts) == (0.25, 0)
-    assert runs[1].draw.cropped_contexts == 0.1
+    assert (runs[1].draw.cropped_contexts, runs[1].perceptual, run.perceptual) == (0.1, 0.004, 0)
     assert (runs[1].denoiser.transformers, runs[1].denoiser.tells_doubt) == (3, True)
     detail = ["--minutes", "0", "--enlarging-minutes", "2"]
     assert main(["train", "rooms", "-o", str(tmp_path / "detail"), *detail]) == 0

@@ -25,7 +25,13 @@ from scenediff.networks.pixel_denoiser import (
     resize,
     without_rim,
 )
-from scenediff.networks.regularizers import DepthSupervision, DirectImage, KeptRenderings, SampledDepth
+from scenediff.networks.regularizers import (
+    DepthSupervision,
+    DirectImage,
+    KeptRenderings,
+    PerceptualImage,
+    SampledDepth,
+)
 from scenediff.renderers.cameras import CameraView, look_ahead
 from scenediff.renderers.pixel_field import FieldConfig, FieldSignal, FieldView, PixelFieldRenderer
 
@@ -265,6 +271,27 @@ def test_the_direct_image_is_scored_at_its_noise_level() -> None:
     batch = TrainingBatch([], Observation(truth, target(2)))
     terms = DirectImage(weight=0.5)(signal, EncodedContext(signal, truth), batch, torch.tensor([4.0, 0.5]))
     assert terms["direct"] == pytest.approx(0.5 * (4 * 1 + 0.5 * 9) / 2)
+
+
+def test_features_of_the_direct_image_are_scored_by_their_directions() -> None:
+    torch.manual_seed(0)
+    features = ImageNetFeatures()
+    truth, image = torch.rand(2, 2, 3, 32, 32) * 2 - 1
+    image.requires_grad_()
+    signal = FieldSignal((FieldView(look_ahead(2, 60.0), truth, truth, image, torch.ones(2)),))
+    encoded, levels = EncodedContext(signal, truth), torch.tensor([4.0, 0.5])
+    score = PerceptualImage(features, weight=0.1)
+    term = score(signal, encoded, TrainingBatch([], Observation(truth, target(2))), levels)["perceptual"]
+    larger = (functional.interpolate(x, size=(64, 64), mode="bilinear") for x in (image, truth))
+    cosines = [functional.cosine_similarity(*stages) for stages in zip(*map(features, larger), strict=True)]
+    expected = sum((2 - 2 * cosine).mean((1, 2)) for cosine in cosines)  # (2,) of unit vectors
+    assert term.item() == pytest.approx(0.1 * (levels * expected).mean().item(), rel=1e-4)
+    term.backward()
+    assert image.grad is not None
+    assert image.grad.abs().sum() > 0
+    assert all(weight.grad is None for weight in features.parameters())
+    same = score(signal, encoded, TrainingBatch([], Observation(image.detach(), target(2))), levels)
+    assert same["perceptual"].item() == pytest.approx(0, abs=1e-9)
 
 
 def test_depths_are_scored_in_log_where_known() -> None:

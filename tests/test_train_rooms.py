@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from test_pool import box_groups
 from tiny_pipeline import random_photo, tiny_pipeline
@@ -12,7 +13,15 @@ from tiny_pipeline import random_photo, tiny_pipeline
 from scenediff.cli.train import TrainRooms
 from scenediff.datasets.rooms.pool import DrawConfig, GroupPool
 from scenediff.datasets.rooms.stream import joined
-from scenediff.tools.train_rooms import RoomsRun, grown, hidden_matrices, reading_errors, starting_point
+from scenediff.networks.regularizers import PerceptualImage
+from scenediff.tools.train_rooms import (
+    RoomsRun,
+    grown,
+    hidden_matrices,
+    reading_errors,
+    starting_point,
+    training_step,
+)
 
 
 def test_a_model_grows_without_changing(tmp_path: Path) -> None:
@@ -57,6 +66,13 @@ def test_what_was_learned_by_heart_shows(tmp_path: Path) -> None:
     assert same["reading_trained"] == same["reading_heldout"] > 0
     other = reading_errors(pipeline, pool, heldout, run)
     assert other["reading_trained"] == same["reading_trained"] != other["reading_heldout"]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.004])
+def test_image_features_are_scored_where_they_are_wanted(tmp_path: Path, weight: float) -> None:
+    step = training_step(tiny_pipeline(), RoomsRun(tmp_path, perceptual=weight))
+    found = [term.weight for term in step.regularizers if isinstance(term, PerceptualImage)]
+    assert found == [weight] * (weight > 0)
 
 
 def test_joined_rooms_keep_their_order() -> None:

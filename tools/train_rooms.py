@@ -21,9 +21,16 @@ from scenediff.datasets.rooms.pool import DrawConfig, GroupPool, PhotoBatch
 from scenediff.datasets.rooms.stream import RoomBatch, RoomStream, joined, render_groups
 from scenediff.forward import ForwardModel
 from scenediff.losses import LossWeights, Regularizer, TrainingBatch
+from scenediff.networks.backbone import ImageNetFeatures
 from scenediff.networks.pixel_denoiser import DenoiserConfig
 from scenediff.networks.reading import PhotoReading, ReadingBeside
-from scenediff.networks.regularizers import DepthSupervision, DirectImage, KeptRenderings, SampledDepth
+from scenediff.networks.regularizers import (
+    DepthSupervision,
+    DirectImage,
+    KeptRenderings,
+    PerceptualImage,
+    SampledDepth,
+)
 from scenediff.pipeline import SamplingDefaults, ScenePipeline, build_model, load, precision_on, rebuilt
 from scenediff.renderers.pixel_field import FieldConfig
 from scenediff.tools.train_super_resolution import learn_super_resolution
@@ -67,6 +74,7 @@ class RoomsRun:
         loss: weights of the objective.
         depth: weights of the depth terms.
         direct: weight of the target's own image estimate.
+        perceptual: weight of that estimate's ImageNet features; 0 for none.
         draw: how batches are made; with photos in them, the image features are fine-tuned in all stages.
         denoiser: sizes of the network. What `init` lacks of its transformer blocks and of telling doubt is
             added to it; otherwise the sizes of `init` stay.
@@ -93,6 +101,7 @@ class RoomsRun:
     loss: LossWeights = field(default_factory=LossWeights)
     depth: DepthSupervision = field(default_factory=DepthSupervision)
     direct: DirectImage = field(default_factory=DirectImage)
+    perceptual: float = 0.0
     draw: DrawConfig = field(default_factory=DrawConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     field_config: FieldConfig = field(default_factory=FieldConfig)
@@ -254,6 +263,9 @@ def training_step(pipeline: ScenePipeline, run: RoomsRun) -> TrainingStep:
     """The model with the run's objective, ready to train."""
     forward: ForwardModel = pipeline.renderer
     regularizers: list[Regularizer] = [run.direct]
+    if run.perceptual:
+        features = ImageNetFeatures().load_imagenet().to(pipeline.device)
+        regularizers.append(PerceptualImage(features, run.perceptual))
     if run.depth_supervision:
         forward = rendered = KeptRenderings(pipeline.renderer)
         reading = ReadingBeside(photo_reading(pipeline, run))

@@ -56,6 +56,8 @@ class TrainRooms:
     """Share of the photos of --photos that show a part of the view alone, as through a longer lens."""
     cropped_contexts: float = 0.0
     """Share of the scenes whose photo does."""
+    perceptual: float = 0.0
+    """Weight of ImageNet features of the denoised view, which make samples look less washed out."""
     transformers: int = 0
     """Transformer blocks at the coarsest level; a model to start from gets what it has less of them."""
     size: int = 128
@@ -91,7 +93,7 @@ class TrainRooms:
 
     def _check(self) -> None:
         check_at_least("--minutes", self.minutes, 0 if self.enlarging_minutes else 0.01)
-        for option in ("render_seconds", "reading_minutes", "enlarging_minutes"):
+        for option in ("render_seconds", "reading_minutes", "enlarging_minutes", "perceptual"):
             check_at_least(f"--{option.replace('_', '-')}", getattr(self, option), 0)
         for option in ("max_steps", "photos", "transformers", "seed"):
             check_at_least(f"--{option.replace('_', '-')}", getattr(self, option), 0)
@@ -123,7 +125,7 @@ class TrainRooms:
             pool_groups=self.pool, pool_warmup=self.pool_warmup, render_seconds=self.render_seconds,
             reading_minutes=self.reading_minutes, view_size=self.size,
             enlarging_minutes=self.enlarging_minutes,
-            depth_supervision=self.depth_supervision, muon=self.muon,
+            depth_supervision=self.depth_supervision, muon=self.muon, perceptual=self.perceptual,
             draw=DrawConfig(
                 photos=self.photos, coarse_photos=self.coarse_photos,
                 cropped_photos=self.cropped_photos, cropped_contexts=self.cropped_contexts,

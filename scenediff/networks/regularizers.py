@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from scenediff.forward import EncodedContext, Observation
 from scenediff.losses import TrainingBatch
+from scenediff.networks.backbone import ImageNetFeatures
+from scenediff.networks.super_resolution import enlarged
 from scenediff.renderers.pixel_field import FieldSignal, PixelFieldRenderer
 from scenediff.renderers.volume_field import VolumeFieldRenderer, VolumeSignal
 
@@ -30,6 +33,34 @@ class DirectImage:
     ) -> dict[str, Tensor]:
         error = (signal.views[-1].image - batch.target.image).square().flatten(1).mean(1)
         return {"direct": self.weight * (level_weight * error).mean()}
+
+
+@dataclass(frozen=True)
+class PerceptualImage:
+    """Scores the features of the target view's own image estimate: means of what is possible lack texture.
+
+    Differences of unit features (Zhang et al. 2018, arXiv:1801.03924, Eq. 1, without weights of channels), of
+    images of twice the size, as features have a quarter of an image's pixels along each side at the most.
+
+    Attributes:
+        features: frozen, on the model's device.
+        weight: of the term, which also has the noise level's weight.
+    """
+
+    features: ImageNetFeatures
+    weight: float = 0.02
+
+    def __call__(
+        self, signal: FieldSignal, encoded: EncodedContext, batch: TrainingBatch, level_weight: Tensor
+    ) -> dict[str, Tensor]:
+        with torch.no_grad():
+            wanted = self._unit_features(batch.target.image)
+        pairs = zip(self._unit_features(signal.views[-1].image), wanted, strict=True)
+        error = torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in pairs]).sum(0)
+        return {"perceptual": self.weight * (level_weight * error).mean()}
+
+    def _unit_features(self, image: Tensor) -> list[Tensor]:
+        return [functional.normalize(stage.float()) for stage in self.features(enlarged(image))]
 
 
 @dataclass(frozen=True)
