@@ -15,8 +15,8 @@ from scenediff.networks.pixel_denoiser import PixelDenoiser
 from scenediff.renderers.cameras import CameraView, mirrored
 from scenediff.renderers.pixel_field import FieldView
 
-USUAL_DOUBT, USUAL_DISAGREEMENT = 0.05, 0.03  # of rooms that the bundled model was not trained on
-LEAST, LARGEST = 0.3, 0.5  # least factor on a photo's doubt, and what the doubt may become
+USUAL_DOUBT, USUAL_DISAGREEMENT = 0.055, 0.033  # of rooms that the bundled model was not trained on
+LEAST, LARGEST = 0.3, 0.4  # least factor on a photo's doubt, and what the doubt may become
 
 
 def read_both_ways(denoiser: PixelDenoiser, photo: Observation, short_side: int) -> FieldView:
@@ -44,5 +44,5 @@ def weighed_doubt(doubt: Tensor, disagreement: Tensor) -> Tensor:
     A network learns from rooms how far off it is on rooms. What is unlike them it doubts too little, though
     more than these, and it reads it otherwise in the mirror; so both tell how much further off it may be.
     """
-    unusual = (doubt / USUAL_DOUBT * disagreement / USUAL_DISAGREEMENT) ** 1.5
+    unusual = (doubt / USUAL_DOUBT * disagreement / USUAL_DISAGREEMENT) ** 2
     return (doubt * unusual.clamp(min=LEAST)).clamp(max=LARGEST)
