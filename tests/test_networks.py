@@ -236,14 +236,14 @@ def test_resizing_is_exact_where_it_fits_and_averages_where_not() -> None:
 
 
 def test_doubt_is_told_where_wanted_and_within_its_range(denoiser: PixelDenoiser) -> None:
-    torch.manual_seed(0)  # other weights may tell photos apart by less than a float32 holds
+    torch.manual_seed(4)  # some weights tell photos apart by less than a float32 holds
     photo = photos(3, (32, 40))
     assert denoiser.read_photo(photo, 16).doubt is None
     doubting = PixelDenoiser(replace(SMALL, tells_doubt=True), PixelFieldRenderer(FIELD)).eval()
     with torch.no_grad():
         assert torch.allclose(doubting.read_photo(photo, 16).doubt, torch.full((3,), TYPICAL_DOUBT))
         shaken(doubting)
-        doubting.doubt.weight.mul_(0.1)
+        doubting.doubt.weight.mul_(5)
         doubting.doubt.bias.fill_(math.log(TYPICAL_DOUBT))
         told = doubting.read_photo(photo, 16).doubt
         assert len(told.unique()) == 3

@@ -18,6 +18,7 @@ from pytorch3d.renderer import PerspectiveCameras
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scenediff.networks.backbone import stage_distance
 from scenediff.renderers.cameras import ndc_to_pixels_intrinsics
 from scenediff.renderers.depth_maps import unproject
 
@@ -271,12 +272,6 @@ def perceptual_efficientnet_lite0(
 def unit_stages(features: Features) -> list[Tensor]:
     """The stages' feature maps, scaled to length 1 over channels."""
     return [F.normalize(stage) for stage in features.stages]
-
-
-def stage_distance(stages: list[Tensor], others: list[Tensor]) -> Tensor:
-    """(N,) mean squared difference of unit feature maps, summed over the stages."""
-    pairs = zip(stages, others, strict=True)
-    return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in pairs]).sum(0)
 
 
 def frechet_distance(features: Tensor, reference: Tensor) -> float:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from scenediff.forward import Observation
+from scenediff.networks.backbone import stage_distance
 from scenediff.renderers.stylegan2 import Generator, GeneratorForward
-from scenediff.tools.metrics import EfficientNetLite0, psnr, stage_distance, unit_stages
+from scenediff.tools.metrics import EfficientNetLite0, psnr, unit_stages
 
 
 @dataclass(frozen=True)

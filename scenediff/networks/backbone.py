@@ -58,3 +58,9 @@ class ImageNetFeatures(nn.Module):
             if index in LAST_BLOCK_OF_STAGE:
                 features.append(state)
         return tuple(features)
+
+
+def stage_distance(stages: list[Tensor], others: list[Tensor]) -> Tensor:
+    """(N,) mean squared difference of unit feature maps, summed over the stages."""
+    pairs = zip(stages, others, strict=True)
+    return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in pairs]).sum(0)

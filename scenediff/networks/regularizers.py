@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from scenediff.forward import EncodedContext, Observation
 from scenediff.losses import TrainingBatch
-from scenediff.networks.backbone import ImageNetFeatures
+from scenediff.networks.backbone import ImageNetFeatures, stage_distance
 from scenediff.networks.super_resolution import enlarged
 from scenediff.renderers.pixel_field import FieldSignal, PixelFieldRenderer
 from scenediff.renderers.volume_field import VolumeFieldRenderer, VolumeSignal
@@ -48,15 +48,14 @@ class PerceptualImage:
     """
 
     features: ImageNetFeatures
-    weight: float = 0.02
+    weight: float
 
     def __call__(
         self, signal: FieldSignal, encoded: EncodedContext, batch: TrainingBatch, level_weight: Tensor
     ) -> dict[str, Tensor]:
         with torch.no_grad():
             wanted = self._unit_features(batch.target.image)
-        pairs = zip(self._unit_features(signal.views[-1].image), wanted, strict=True)
-        error = torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in pairs]).sum(0)
+        error = stage_distance(self._unit_features(signal.views[-1].image), wanted)
         return {"perceptual": self.weight * (level_weight * error).mean()}
 
     def _unit_features(self, image: Tensor) -> list[Tensor]:
