@@ -156,13 +156,13 @@ def train(
         accelerator.prepare_optimizer(optimizer)
         for optimizer in _optimizers(trainable, pretrained, matrices, config, accelerator.device)
     ]
+    broadcast(list(model.state_dict().values()))  # before the average, which starts from what is there
     ema = EMAModel(trainable, decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
     clock = Clock()
     accelerator.register_for_checkpointing(ema, clock)
     if resume:
         accelerator.load_state(str(output / "state"))
     ema.to(accelerator.device)  # a loaded average lies on the CPU
-    broadcast(list(model.state_dict().values()))
     generator = torch.Generator(accelerator.device).manual_seed(
         config.seed + 7919 * clock.steps + accelerator.process_index
     )
