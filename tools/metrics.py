@@ -18,7 +18,7 @@ from pytorch3d.renderer import PerspectiveCameras
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scenediff.networks.backbone import stage_distance
+from scenediff.networks.backbone import stage_distance, unit_stages
 from scenediff.renderers.cameras import ndc_to_pixels_intrinsics
 from scenediff.renderers.depth_maps import unproject
 
@@ -264,14 +264,10 @@ def perceptual_efficientnet_lite0(
     """
     columns = []
     for ours, theirs in zip(images.split(chunk, dim=1), truth.split(chunk), strict=True):
-        wanted = unit_stages(network(theirs))
-        columns.append(torch.stack([stage_distance(unit_stages(network(one)), wanted) for one in ours]))
+        wanted = unit_stages(network(theirs).stages)
+        distances = [stage_distance(unit_stages(network(one).stages), wanted) for one in ours]
+        columns.append(torch.stack(distances))
     return torch.cat(columns, dim=1).double()
-
-
-def unit_stages(features: Features) -> list[Tensor]:
-    """The stages' feature maps, scaled to length 1 over channels."""
-    return [F.normalize(stage) for stage in features.stages]
 
 
 def frechet_distance(features: Tensor, reference: Tensor) -> float:

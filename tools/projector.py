@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from scenediff.forward import Observation
-from scenediff.networks.backbone import stage_distance
+from scenediff.networks.backbone import stage_distance, unit_stages
 from scenediff.renderers.stylegan2 import Generator, GeneratorForward
-from scenediff.tools.metrics import EfficientNetLite0, psnr, unit_stages
+from scenediff.tools.metrics import EfficientNetLite0, psnr
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def project(
     start, deviation = _starts(generator, len(known.image), draws)
     codes = start.requires_grad_()
     optimizer = torch.optim.Adam([codes], lr=config.learning_rate, betas=(0.9, 0.999))
-    wanted = unit_stages(network(known.image)) if config.perceptual and network is not None else None
+    wanted = unit_stages(network(known.image).stages) if config.perceptual and network is not None else None
     quality, seconds, began = [], [], time.perf_counter()
     for step in range(config.steps):
         done = step / config.steps
@@ -98,7 +98,7 @@ def project(
         error = (patches - known.image).square().flatten(1).mean(1)
         loss = config.squared_error * error.sum()
         if wanted is not None and network is not None:
-            distance = stage_distance(unit_stages(network(patches)), wanted)
+            distance = stage_distance(unit_stages(network(patches).stages), wanted)
             loss = loss + config.perceptual * distance.sum()
         optimizer.zero_grad()
         loss.backward()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
+from torch.nn import functional
 
 LAST_BLOCK_OF_STAGE = {2: 24, 4: 40, 10: 112}  # block index -> channels, at strides 4, 8 and 16
 STAGE_CHANNELS = tuple(LAST_BLOCK_OF_STAGE.values())
@@ -58,6 +61,11 @@ class ImageNetFeatures(nn.Module):
             if index in LAST_BLOCK_OF_STAGE:
                 features.append(state)
         return tuple(features)
+
+
+def unit_stages(stages: Sequence[Tensor]) -> list[Tensor]:
+    """Feature maps (batch, channels, height, width) in float32, scaled to length 1 over channels."""
+    return [functional.normalize(stage.float()) for stage in stages]
 
 
 def stage_distance(stages: list[Tensor], others: list[Tensor]) -> Tensor:

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from scenediff.forward import EncodedContext, Observation
 from scenediff.losses import TrainingBatch
-from scenediff.networks.backbone import ImageNetFeatures, stage_distance
+from scenediff.networks.backbone import ImageNetFeatures, stage_distance, unit_stages
 from scenediff.networks.super_resolution import enlarged
 from scenediff.renderers.pixel_field import FieldSignal, PixelFieldRenderer
 from scenediff.renderers.volume_field import VolumeFieldRenderer, VolumeSignal
@@ -54,12 +53,10 @@ class PerceptualImage:
         self, signal: FieldSignal, encoded: EncodedContext, batch: TrainingBatch, level_weight: Tensor
     ) -> dict[str, Tensor]:
         with torch.no_grad():
-            wanted = self._unit_features(batch.target.image)
-        error = stage_distance(self._unit_features(signal.views[-1].image), wanted)
+            wanted = unit_stages(self.features(enlarged(batch.target.image)))
+        found = unit_stages(self.features(enlarged(signal.views[-1].image)))
+        error = stage_distance(found, wanted)
         return {"perceptual": self.weight * (level_weight * error).mean()}
-
-    def _unit_features(self, image: Tensor) -> list[Tensor]:
-        return [functional.normalize(stage.float()) for stage in self.features(enlarged(image))]
 
 
 @dataclass(frozen=True)
