@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from pytorch3d.renderer import RayBundle
 from torch import Tensor
-from torch.nn import functional
 
+from scenediff.renderers.bilinear import sample_map
 from scenediff.renderers.cameras import CameraView
 from scenediff.renderers.pixel_field import (
     FieldSignal,
@@ -84,28 +84,12 @@ def _seen_along(
         points = along(bundle.origins, bundle.directions, surface.exp()[..., None])[:, :, 0]
         grid, _ = project(points, view.cameras, view.photo_size)
         share = there * torch.exp(-((surface - log_depth) / tolerance).square())
-        found.append((share, surface, sharp_colours(view.image.float(), grid)))
+        found.append((share, surface, sample_map(view.image.float(), grid)))
     shares, surfaces, colours = (torch.stack(parts) for parts in zip(*found, strict=True))
     share, surest = shares.max(0)
     surface = surfaces.gather(0, surest[None])[0]
     colour = colours.gather(0, surest[None, ..., None].expand(-1, -1, -1, 3))[0]
     return share, surface, colour
-
-
-def sharp_colours(image: Tensor, grid: Tensor) -> Tensor:
-    """Colours (batch, points, 3) of an image at points, by cubic convolution (Keys 1981, with a = -3/4).
-
-    Bilinear look-ups soften what the photo shows: of a wave of 5 pixels they leave 81 % half-way between
-    pixels. Near edges the cubic overshoots; colours stay in [-1, 1].
-
-    Args:
-        image: (batch, 3, height, width) in [-1, 1].
-        grid: (batch, points, 2) x, y in [-1, 1] from the image's left/top to its right/bottom edge.
-    """
-    found = functional.grid_sample(
-        image, grid[:, None], mode="bicubic", padding_mode="border", align_corners=False
-    )
-    return found[:, :, 0].transpose(1, 2).clamp(-1, 1)
 
 
 @torch.no_grad()

@@ -14,13 +14,7 @@ from scenediff.networks.pixel_denoiser import TYPICAL_DEPTH, PixelDenoiser
 from scenediff.renderers.cameras import CameraView, look_ahead
 from scenediff.renderers.pixel_field import FieldSignal, FieldView, PixelFieldRenderer, Rendering
 from scenediff.renderers.rays import ray_bundle
-from scenediff.renderers.seen import (
-    TOLERANCE,
-    nearest_surface,
-    render_scene,
-    seen_before,
-    sharp_colours,
-)
+from scenediff.renderers.seen import TOLERANCE, nearest_surface, render_scene, seen_before
 
 SIZE, FINE = (12, 16), (48, 64)
 
@@ -234,28 +228,3 @@ def test_many_rays_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
     parts = seen_before(views, view, depth, 0.1)
     for name in ("share", "image", "log_depth"):
         assert torch.allclose(getattr(whole, name), getattr(parts, name), atol=1e-5)
-
-
-def test_look_ups_between_pixels_keep_what_is_fine() -> None:
-    """Half-way between pixels, where a bilinear look-up leaves 81 % of a wave of 5 pixels: Keys' weights."""
-    width, height = 40, 3
-    wave = torch.sin(2 * math.pi * torch.arange(width) / 5).expand(1, 3, height, width)
-    between = torch.arange(6, 34) + 1.0  # pixels' right edges, away from the image's
-    grid = torch.stack([2 * between / width - 1, torch.zeros_like(between)], dim=-1)[None]
-    truth = torch.sin(2 * math.pi * (between - 0.5) / 5)
-    colours = sharp_colours(wave, grid)
-    assert colours.shape == (1, len(between), 3)
-    near, far = 0.59375, -0.09375  # of the two nearest pixels and of those beyond them, for a = -3/4
-    height_kept = 2 * (near * math.cos(math.pi / 5) + far * math.cos(3 * math.pi / 5))  # 1.02
-    torch.testing.assert_close(colours[0, :, 0], height_kept * truth, atol=1e-4, rtol=0)
-
-
-def test_look_ups_at_pixels_are_the_pixels_and_colours_stay_colours() -> None:
-    image = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(0)).sign()
-    rows, columns = torch.meshgrid(torch.arange(5), torch.arange(8), indexing="ij")
-    places = torch.stack([columns, rows], dim=-1).flatten(0, 1)[None].expand(2, -1, -1)  # x, y
-    size = torch.tensor([8, 5])
-    centres = sharp_colours(image, 2 * (places + 0.5) / size - 1)
-    torch.testing.assert_close(centres, image.flatten(2).transpose(1, 2), atol=1e-4, rtol=0)
-    between = sharp_colours(image, 2 * (places + 0.77) / size - 1)
-    assert between.abs().max() <= 1
