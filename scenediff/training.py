@@ -131,7 +131,8 @@ def train(
     """Trains and keeps checkpoints; the model holds the averaged weights when it returns.
 
     Started in several processes (`accelerate launch`), each trains on batches of its own and all take the
-    same steps.
+    same steps. They stay connected: the script's last line should be
+    `accelerate.PartialState().destroy_process_group()`, without which PyTorch may abort a process that exits.
 
     Args:
         model: what to train, in place.
